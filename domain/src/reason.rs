@@ -1,0 +1,411 @@
+//! Why something waits, failed or was refused: the one list of machine-readable causes.
+//!
+//! A [`Reason`] is a code with values; its sentence is made from the code's template, so that a text is
+//! never parsed and a value never lost. Policy reads codes, people read sentences. `docs/reference/reasons.md`
+//! is generated from [`ReasonCode::ALL`].
+
+use std::{collections::BTreeMap, fmt};
+
+use serde::{Deserialize, Serialize};
+
+use crate::time::Time;
+
+/// Who acts next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Actor {
+    /// The node's agent.
+    Agent,
+    /// The controller.
+    Controller,
+    /// A person who runs the fleet.
+    Operator,
+    /// A person who publishes releases.
+    Publisher,
+    /// Nothing is left to do.
+    Nobody,
+}
+
+impl Actor {
+    /// As on the wire.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Agent => "agent",
+            Self::Controller => "controller",
+            Self::Operator => "operator",
+            Self::Publisher => "publisher",
+            Self::Nobody => "nobody",
+        }
+    }
+}
+
+/// What kind of answer a reason is; the wire maps each to one gRPC code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// Not an error: a state's reason.
+    Information,
+    /// The caller sent something wrong.
+    InvalidArgument,
+    /// No such thing.
+    NotFound,
+    /// It exists already, or the same request id came with another body.
+    AlreadyExists,
+    /// Not now: the state does not permit it.
+    FailedPrecondition,
+    /// A stale etag or generation; read again and retry.
+    Aborted,
+    /// Who are you.
+    Unauthenticated,
+    /// You may not.
+    PermissionDenied,
+    /// A budget or limit is used up.
+    ResourceExhausted,
+    /// The node or the store is away; retry.
+    Unavailable,
+    /// Stored bytes are not what they were.
+    DataLoss,
+    /// Not built.
+    Unimplemented,
+    /// Ours.
+    Internal,
+}
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident = $code:literal, $class:ident, $actor:ident, $text:literal $(, hint $hint:literal)?;)+) => {
+        /// A machine-readable cause.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[non_exhaustive]
+        pub enum ReasonCode {
+            $(#[doc = $text] #[serde(rename = $code)] $(#[$doc])* $name,)+
+        }
+
+        impl ReasonCode {
+            /// All of them, in the order of the documentation.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)+];
+
+            /// As on the wire, e.g. `DIGEST_MISMATCH`.
+            #[must_use]
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $code,)+ }
+            }
+
+            /// What kind of answer it is.
+            #[must_use]
+            pub fn class(self) -> Class {
+                match self { $(Self::$name => Class::$class,)+ }
+            }
+
+            /// Who acts next.
+            #[must_use]
+            pub fn actor(self) -> Actor {
+                match self { $(Self::$name => Actor::$actor,)+ }
+            }
+
+            /// The sentence, with `{key}` where a value goes.
+            #[must_use]
+            pub fn template(self) -> &'static str {
+                match self { $(Self::$name => $text,)+ }
+            }
+
+            /// What to do about it, where that can be said once for all.
+            #[must_use]
+            pub fn hint(self) -> Option<&'static str> {
+                match self { $(Self::$name => reasons!(@hint $($hint)?),)+ }
+            }
+        }
+    };
+    (@hint) => { None };
+    (@hint $hint:literal) => { Some($hint) };
+}
+
+reasons! {
+    // Requests.
+    NotFound = "NOT_FOUND", NotFound, Operator, "{what} `{name}` does not exist";
+    AlreadyExists = "ALREADY_EXISTS", AlreadyExists, Operator, "{what} `{name}` exists already";
+    InvalidArgument = "INVALID_ARGUMENT", InvalidArgument, Operator, "`{field}` is not valid: {problem}";
+    RequestIdReused = "REQUEST_ID_REUSED", AlreadyExists, Operator, "request id `{request_id}` was used for another request",
+        hint "use a new UUID for each new request";
+    EtagMismatch = "ETAG_MISMATCH", Aborted, Operator, "{what} `{name}` was changed by somebody else",
+        hint "read it again, then repeat the change";
+    Unauthenticated = "UNAUTHENTICATED", Unauthenticated, Operator, "no valid client certificate was presented";
+    PermissionDenied = "PERMISSION_DENIED", PermissionDenied, Operator, "{caller} may not call {method}; it needs {needs}",
+        hint "an admin can issue another role: upfleet user issue NAME --role ROLE";
+    NotImplemented = "NOT_IMPLEMENTED", Unimplemented, Nobody, "{feature} is not available in this version";
+    Internal = "INTERNAL", Internal, Operator, "the controller failed; its log has the details under id {log_id}",
+        hint "report it together with the log lines of that id";
+    StoreUnavailable = "STORE_UNAVAILABLE", Unavailable, Operator, "the controller's store can't be written: {problem}",
+        hint "check the disk that holds the controller's data directory; the request can be repeated";
+    LimitExceeded = "LIMIT_EXCEEDED", ResourceExhausted, Operator, "{what} exceeds its limit of {limit}";
+
+    // Artifacts and releases.
+    ArtifactInUse = "ARTIFACT_IN_USE", FailedPrecondition, Publisher, "artifact {digest} is named by {releases}";
+    ArtifactMissing = "ARTIFACT_MISSING", FailedPrecondition, Publisher, "artifact {digest} was not uploaded and the manifest names no source for it",
+        hint "upfleet artifact upload FILE";
+    ArtifactDigestMismatch = "ARTIFACT_DIGEST_MISMATCH", InvalidArgument, Publisher, "the uploaded bytes have SHA-256 {actual}, not {expected}";
+    ArtifactSizeMismatch = "ARTIFACT_SIZE_MISMATCH", InvalidArgument, Publisher, "{actual} bytes were uploaded, not {expected}";
+    ArtifactDamaged = "ARTIFACT_DAMAGED", DataLoss, Operator, "the stored bytes of artifact {digest} have changed on the controller's disk",
+        hint "upload the artifact again; check the disk";
+    UploadOffsetMismatch = "UPLOAD_OFFSET_MISMATCH", Aborted, Publisher, "the upload stands at byte {expected}, not {actual}",
+        hint "ask for the offset again and resume there";
+    UploadBusy = "UPLOAD_BUSY", Aborted, Publisher, "another client is uploading {digest} right now";
+    ManifestInvalid = "MANIFEST_INVALID", InvalidArgument, Publisher, "the manifest is not valid: {problem}";
+    SequenceTaken = "SEQUENCE_TAKEN", AlreadyExists, Publisher, "{component} already has a release with sequence {sequence}: {version}",
+        hint "give the new release a higher --sequence";
+    ReleaseYanked = "RELEASE_YANKED", FailedPrecondition, Publisher, "release {release} was yanked: {message}";
+    ReleaseQuarantined = "RELEASE_QUARANTINED", FailedPrecondition, Operator, "artifact {digest} of {release} rolled back on {count} nodes and is quarantined",
+        hint "publish a mended release, or: upfleet release unquarantine RELEASE";
+
+    // Identity.
+    TokenInvalid = "TOKEN_INVALID", Unauthenticated, Operator, "the enrollment token is unknown, used up, expired, or for another node",
+        hint "create a new one: upfleet token create";
+    TooManyAttempts = "TOO_MANY_ATTEMPTS", ResourceExhausted, Operator, "too many failed attempts from {address}; wait a minute";
+    NodeExists = "NODE_EXISTS", AlreadyExists, Operator, "node `{node}` is enrolled already",
+        hint "retire the old node first, or create the token with --allow-replace";
+    CsrInvalid = "CSR_INVALID", InvalidArgument, Operator, "the certificate request is not valid: {problem}";
+    CertificateUnknown = "CERTIFICATE_UNKNOWN", Unauthenticated, Operator, "the certificate is not one of this fleet's",
+        hint "enroll the node again with a new token";
+    CertificateRevoked = "CERTIFICATE_REVOKED", PermissionDenied, Operator, "the certificate was revoked",
+        hint "enroll again with a new token, or ask an admin for a new user certificate";
+    CertificateExpired = "CERTIFICATE_EXPIRED", PermissionDenied, Operator, "the certificate expired more than 90 days ago",
+        hint "enroll the node again with a new token";
+    CloneSuspected = "CLONE_SUSPECTED", PermissionDenied, Operator, "two agents use the key of node `{node}` in turn; its certificate is suspended",
+        hint "find the copy, then: upfleet node uncordon NODE (or retire it and enroll both anew)";
+    NodeOffline = "NODE_OFFLINE", Unavailable, Operator, "node `{node}` is not connected; it was last heard {last_seen}";
+    NodeNotActive = "NODE_NOT_ACTIVE", FailedPrecondition, Operator, "node `{node}` is {state}";
+
+    // Planning: why a request or a node is out.
+    EmptyPlan = "EMPTY_PLAN", FailedPrecondition, Operator, "no node is left to change: {matched} matched `{selector}`, {excluded} were left out",
+        hint "upfleet plan shows the reason for each node";
+    PlanChanged = "PLAN_CHANGED", FailedPrecondition, Operator, "the fleet has changed since the plan was made: {difference}",
+        hint "plan again and look at the difference";
+    ConcurrentRollout = "CONCURRENT_ROLLOUT", FailedPrecondition, Operator, "rollout {rollout} of {component} is under way on {count} of these nodes";
+    NodeCordoned = "NODE_CORDONED", Information, Operator, "cordoned";
+    NodeSuspended = "NODE_SUSPENDED", Information, Operator, "suspended: two agents used its key";
+    ComponentNotOnNode = "COMPONENT_NOT_ON_NODE", Information, Operator, "`{component}` is not in the node's configuration";
+    OtherRollout = "OTHER_ROLLOUT", Information, Operator, "in rollout {rollout}";
+    NothingToRestore = "NOTHING_TO_RESTORE", Information, Operator, "has kept no such state";
+    NotChangedByRollout = "NOT_CHANGED_BY_ROLLOUT", Information, Nobody, "was not changed by {rollout}";
+
+    // Rollouts.
+    IllegalTransition = "ILLEGAL_TRANSITION", FailedPrecondition, Operator, "a rollout that is {state} can't be {action}";
+    FailedNodesUndecided = "FAILED_NODES_UNDECIDED", InvalidArgument, Operator, "{count} nodes have failed: say what becomes of them",
+        hint "upfleet rollout resume ROLLOUT --failed retry|skip|revert";
+    RolloutPlanned = "ROLLOUT_PLANNED", Information, Operator, "planned, not started";
+    AwaitingApproval = "AWAITING_APPROVAL", Information, Operator, "waits for approval of {what}",
+        hint "upfleet rollout approve ROLLOUT";
+    RolloutRunning = "ROLLOUT_RUNNING", Information, Agent, "wave {wave} of {waves} is under way";
+    Paused = "PAUSED", Information, Operator, "paused by {actor}: {message}",
+        hint "upfleet rollout resume ROLLOUT";
+    RestoredFromBackup = "RESTORED_FROM_BACKUP", Information, Operator, "paused because the controller was restored from a backup",
+        hint "look at the fleet, then: upfleet rollout resume ROLLOUT";
+    BudgetExceeded = "BUDGET_EXCEEDED", Information, Operator, "{failed} of {attempted} nodes failed ({cause}), more than the budget of {limit}; first {node}: {first}",
+        hint "upfleet rollout resume ROLLOUT --failed retry|skip|revert, or cancel";
+    SilenceExceeded = "SILENCE_EXCEEDED", Information, Operator, "{silent} nodes are silent, more than the budget of {limit}";
+    RollingBackFailed = "ROLLOUT_ROLLBACK_FAILED", Information, Operator, "{count} nodes could not be put back: {nodes}";
+    Cancelled = "CANCELLED", Information, Nobody, "cancelled by {actor}: {message}";
+    Cancelling = "CANCELLING", Information, Agent, "{count} nodes are being put back after {actor} cancelled";
+    RevertingIn = "REVERTING_IN", Information, Controller, "nodes are put back by rollout {rollout}";
+    Reverted = "REVERTED", Information, Nobody, "the nodes were put back by rollout {rollout}";
+    RevertFailed = "REVERT_FAILED", Information, Operator, "rollout {rollout} could not put back every node";
+    RolloutSucceeded = "ROLLOUT_SUCCEEDED", Information, Nobody, "all {count} nodes are done";
+    RolloutFailures = "ROLLOUT_SUCCEEDED_WITH_FAILURES", Information, Operator, "{succeeded} of {count} nodes are done; {failed} failed, {skipped} were skipped, {away} stayed away";
+    WavePending = "WAVE_PENDING", Information, Controller, "waits for wave {wave}";
+    WaveRunning = "WAVE_RUNNING", Information, Agent, "{busy} under way, {left} to go";
+    WaveBaking = "WAVE_BAKING", Information, Controller, "watched after its nodes are done";
+    WaveSucceeded = "WAVE_SUCCEEDED", Information, Nobody, "done";
+    WaveFailed = "WAVE_FAILED", Information, Operator, "a failure budget was exceeded";
+    MaxUnavailable = "MAX_UNAVAILABLE", Information, Controller, "waits: {unavailable} of at most {limit} nodes are unavailable";
+    Offline = "OFFLINE", Information, Agent, "not connected; gets the order when it returns",
+        hint "look at the agent on the node: upfleet-agent status";
+    Skipped = "SKIPPED", Information, Nobody, "left out by {actor}: {message}";
+    ControllerBehind = "CONTROLLER_BEHIND", FailedPrecondition, Operator, "node `{node}` has seen generation {seen}, the controller only {own}: the controller's store is older than the fleet",
+        hint "the store was replaced by an older copy; restore it with `upfleet restore`, which raises the epoch";
+
+    // One node's upgrade: under way.
+    WaitingForOrder = "WAITING_FOR_ORDER", Information, Controller, "waits for its turn";
+    WaitingForAgent = "WAITING_FOR_AGENT", Information, Agent, "ordered; the agent has not begun";
+    WaitingForExclusive = "WAITING_FOR_EXCLUSIVE", Information, Agent, "waits for `{component}`, which is configured exclusive with it";
+    Checking = "CHECKING", Information, Agent, "checks disk, permission, platform and health";
+    Fetching = "FETCHING", Information, Agent, "fetches {size} bytes";
+    FetchRetrying = "FETCH_RETRYING", Information, Agent, "attempt {attempt} from {source} failed: {problem}; tries again";
+    Verifying = "VERIFYING", Information, Agent, "hashes {size} bytes as they lie on the disk";
+    Staged = "STAGED", Information, Agent, "verified and in place beside the old version";
+    HeldBefore = "HELD_BEFORE", Information, Controller, "waits before {phase} for a further order";
+    Activating = "ACTIVATING", Information, Agent, "{step}";
+    Probing = "PROBING", Information, Agent, "probe passed {passed} of {needed} times";
+    Soaking = "SOAKING", Information, Agent, "healthy; watched for {soak}";
+    Committing = "COMMITTING", Information, Agent, "healthy; removes states beyond the kept ones";
+    PuttingBack = "PUTTING_BACK", Information, Agent, "puts {from} back: {why}";
+
+    // One node's upgrade: how it ended well or was ended.
+    Healthy = "HEALTHY", Information, Nobody, "healthy; runs {digest}";
+    AlreadyCurrent = "ALREADY_CURRENT", Information, Nobody, "runs {digest} already";
+    CancelledByOrder = "CANCELLED_BY_ORDER", Information, Nobody, "ended by a person before anything was touched";
+    SupersededByOrder = "SUPERSEDED_BY_ORDER", Information, Nobody, "a newer order came before anything was touched";
+    DeadlinePassed = "DEADLINE_PASSED", Information, Operator, "had not begun by the deadline for offline nodes",
+        hint "upfleet rollout retry ROLLOUT once the node is back";
+
+    // One node's upgrade: the node said no.
+    UnknownComponent = "UNKNOWN_COMPONENT", FailedPrecondition, Operator, "`{component}` is not in the agent's configuration",
+        hint "add a [[component]] on the node, then reload the agent";
+    ComponentHeld = "COMPONENT_HELD", FailedPrecondition, Operator, "`{component}` is held by {actor}: {message}",
+        hint "upfleet node release NODE COMPONENT";
+    DowngradeRefused = "DOWNGRADE_REFUSED", FailedPrecondition, Operator, "sequence {offered} is lower than {current}",
+        hint "the order needs --allow-downgrade and the component's configuration allow_downgrade = true";
+    WrongBase = "WRONG_BASE", FailedPrecondition, Publisher, "needs base {expected}, the node runs {actual}";
+    UntrustedManifest = "UNTRUSTED_MANIFEST", FailedPrecondition, Publisher, "the manifest can't be trusted: {problem}";
+    KindUnsupported = "KIND_UNSUPPORTED", FailedPrecondition, Publisher, "releases of kind `{kind}` can't be installed by this agent";
+    FailedDigest = "FAILED_DIGEST", FailedPrecondition, Operator, "{digest} rolled back on this node before",
+        hint "upfleet rollout retry ROLLOUT --allow-failed-digest tries it once more";
+    StateNotKept = "STATE_NOT_KEPT", FailedPrecondition, Operator, "{state} is not among the node's kept states";
+    StaleGeneration = "STALE_GENERATION", Aborted, Controller, "order {offered} is older than {kept}";
+    SourceNotAllowed = "SOURCE_NOT_ALLOWED", FailedPrecondition, Operator, "source {source} is not permitted: {problem}",
+        hint "add the host to `allowed_hosts` in the agent's configuration";
+
+    // One node's upgrade: stopped before anything was touched.
+    DiskFull = "DISK_FULL", ResourceExhausted, Operator, "{path} has {available} bytes free, {needed} are needed",
+        hint "free space on the node, then retry";
+    NotPermitted = "NOT_PERMITTED", FailedPrecondition, Operator, "the agent may not {operation} `{path}`: {problem}";
+    PlatformMismatch = "PLATFORM_MISMATCH", FailedPrecondition, Publisher, "the release has nothing for {platform}: {problem}";
+    FetchFailed = "FETCH_FAILED", Unavailable, Operator, "could not fetch {digest} after {attempts} attempts: {problem}";
+    SizeMismatch = "SIZE_MISMATCH", DataLoss, Publisher, "{source} gave {actual} bytes, the manifest says {expected}";
+    DigestMismatch = "DIGEST_MISMATCH", DataLoss, Publisher, "SHA-256 is {actual}, the manifest says {expected}; from {source}",
+        hint "the file was replaced after the release was made, or was damaged on the way";
+    Md5Mismatch = "MD5_MISMATCH", DataLoss, Publisher, "MD5 is {actual}, the manifest says {expected}; from {source}";
+    StageFailed = "STAGE_FAILED", FailedPrecondition, Operator, "could not {operation} `{path}`: {problem}";
+    PhaseTimedOut = "PHASE_TIMED_OUT", FailedPrecondition, Operator, "{phase} took longer than {limit}";
+
+    // One node's upgrade: touched.
+    SwapFailed = "SWAP_FAILED", FailedPrecondition, Operator, "could not {operation} `{path}`: {problem}";
+    StopFailed = "STOP_FAILED", FailedPrecondition, Operator, "the old process could not be stopped: {problem}";
+    StartFailed = "START_FAILED", FailedPrecondition, Publisher, "the new process could not be started: {problem}";
+    ProcessExited = "PROCESS_EXITED", FailedPrecondition, Publisher, "the process ended with {exit} after {after}";
+    ProbeFailed = "PROBE_FAILED", FailedPrecondition, Publisher, "probe failed {failed} times: {problem}";
+    ProbeTimedOut = "PROBE_TIMED_OUT", FailedPrecondition, Publisher, "not healthy within {limit}: {problem}";
+    ProofMismatch = "PROOF_MISMATCH", FailedPrecondition, Operator, "{actual} runs, not {expected}";
+    CancelledAfterSwitch = "CANCELLED_AFTER_SWITCH", Information, Nobody, "ended by a person after the switch; {from} runs again";
+    RolledBack = "ROLLED_BACK", Information, Publisher, "{from} runs again and is healthy; {why}";
+    RollbackTargetDamaged = "ROLLBACK_TARGET_DAMAGED", DataLoss, Operator, "the kept copy of {state} has SHA-256 {actual}, not {expected}";
+    RollbackUnhealthy = "ROLLBACK_UNHEALTHY", FailedPrecondition, Operator, "{from} was put back but is not healthy: {problem}",
+        hint "log in to the node: upfleet-agent status, upfleet-agent diagnostics";
+    RollbackStepFailed = "ROLLBACK_STEP_FAILED", FailedPrecondition, Operator, "{from} could not be put back: {problem}",
+        hint "log in to the node: upfleet-agent status, upfleet-agent diagnostics";
+
+    // Nodes.
+    BaselineUnhealthy = "BASELINE_UNHEALTHY", FailedPrecondition, Operator, "was unhealthy before the change: {problem}",
+        hint "mend the node first; a change on top would hide what is broken";
+    Drifted = "DRIFTED", Information, Operator, "{actual} runs, {recorded} was recorded";
+    LocalRollback = "LOCAL_ROLLBACK", Information, Operator, "rolled back on the node itself: {message}";
+    HeldByOperator = "HELD_BY_OPERATOR", Information, Operator, "held by {actor}: {message}";
+    JournalDamaged = "JOURNAL_DAMAGED", DataLoss, Operator, "the journal of `{component}` was damaged and moved to {path}; what is installed was inspected by digest";
+    StateTooNew = "STATE_TOO_NEW", FailedPrecondition, Operator, "{path} has format {found}, this version reads up to {known}",
+        hint "install the newer version again";
+}
+
+impl fmt::Display for ReasonCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl std::str::FromStr for ReasonCode {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        Self::ALL.iter().copied().find(|code| code.as_str() == text).ok_or(())
+    }
+}
+
+/// A cause with its values.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reason {
+    /// The cause.
+    pub code: ReasonCode,
+    /// The values behind the sentence.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub metadata: BTreeMap<String, String>,
+    /// Since when it holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Time>,
+    /// When what it describes times out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Time>,
+}
+
+impl Reason {
+    /// A cause without values yet.
+    #[must_use]
+    pub fn new(code: ReasonCode) -> Self {
+        Self { code, metadata: BTreeMap::new(), since: None, deadline: None }
+    }
+
+    /// Adds a value.
+    #[must_use]
+    pub fn with(mut self, key: &str, value: impl fmt::Display) -> Self {
+        self.metadata.insert(key.to_owned(), value.to_string());
+        self
+    }
+
+    /// Says since when.
+    #[must_use]
+    pub fn since(mut self, time: Time) -> Self {
+        self.since = Some(time);
+        self
+    }
+
+    /// Says until when.
+    #[must_use]
+    pub fn until(mut self, deadline: Option<Time>) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// The sentence for a person: the template with its values; a missing value shows as `?`.
+    #[must_use]
+    pub fn message(&self) -> String {
+        let mut text = String::new();
+        let mut rest = self.code.template();
+        while let Some((before, after)) = rest.split_once('{') {
+            text.push_str(before);
+            let Some((key, tail)) = after.split_once('}') else { break };
+            text.push_str(self.metadata.get(key).map_or("?", String::as_str));
+            rest = tail;
+        }
+        text.push_str(rest);
+        text
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message())
+    }
+}
+
+impl std::error::Error for Reason {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_unique_and_parse_back() {
+        for code in ReasonCode::ALL {
+            assert_eq!(code.as_str().parse(), Ok(*code));
+            let same = ReasonCode::ALL.iter().filter(|other| other.as_str() == code.as_str()).count();
+            assert_eq!(same, 1, "{code}");
+        }
+    }
+
+    #[test]
+    fn sentences_carry_their_values() {
+        let reason = Reason::new(ReasonCode::StaleGeneration).with("offered", "1/2").with("kept", "1/3");
+        assert_eq!(reason.message(), "order 1/2 is older than 1/3");
+    }
+
+    #[test]
+    fn a_missing_value_is_shown_as_missing() {
+        assert_eq!(Reason::new(ReasonCode::StaleGeneration).message(), "order ? is older than ?");
+    }
+}

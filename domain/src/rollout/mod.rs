@@ -1,0 +1,376 @@
+//! Rollouts: one change of one component on the nodes that a selector names.
+//!
+//! This file holds the nouns. The planner (`plan`), the gates (`gate`), the machine (`machine`) and the
+//! linter of its states (`check`) decide; nothing here does I/O.
+
+use std::{collections::BTreeMap, fmt, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    digest::Digest,
+    id::{ComponentId, NodeId, RolloutId, UpgradeId},
+    reason::Reason,
+    state::{ComponentState, ReleaseRef},
+    time::Time,
+    upgrade::{Evidence, UpgradeState},
+};
+
+/// A number of nodes, or a part of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NodeCount {
+    /// So many nodes.
+    Count(u32),
+    /// So many percent, rounded up; 1 to 100.
+    Percent(u32),
+}
+
+impl NodeCount {
+    /// How many of `total` that is.
+    #[must_use]
+    pub fn of(self, total: usize) -> usize {
+        match self {
+            Self::Count(count) => count as usize,
+            Self::Percent(percent) => (total * percent as usize).div_ceil(100),
+        }
+    }
+}
+
+impl fmt::Display for NodeCount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Count(count) => write!(f, "{count}"),
+            Self::Percent(percent) => write!(f, "{percent}%"),
+        }
+    }
+}
+
+/// Nodes done together, as asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaveSpec {
+    /// How many nodes; the last wave takes all that are left.
+    pub size: NodeCount,
+    /// Wait for a person before this wave.
+    pub approval: bool,
+    /// How long the wave is watched once its nodes are done.
+    pub bake: Duration,
+}
+
+/// What failed, as budgets count it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    /// The bytes could not be had or were wrong.
+    FetchVerify,
+    /// The node said no before anything was touched.
+    PreflightRefused,
+    /// The new version was unhealthy and put back, or drifted afterwards.
+    Probe,
+    /// Putting back failed.
+    RollbackFailed,
+}
+
+/// How many failures of a cause are borne; one more halts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Budget {
+    /// The limit. Percent is of the nodes attempted.
+    pub limit: NodeCount,
+    /// A percentage counts only once so many nodes were attempted.
+    pub minimum_sample: u32,
+}
+
+/// What to do when a budget is exceeded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnFailure {
+    /// Start no more nodes and rest until a person decides.
+    #[default]
+    Halt,
+    /// Put the wave's nodes back.
+    RevertWave,
+    /// Put all nodes of the rollout back.
+    RevertAll,
+}
+
+/// How a rollout proceeds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Policy {
+    /// The waves in order; never empty.
+    pub waves: Vec<WaveSpec>,
+    /// How many nodes may be unavailable at once.
+    pub max_unavailable: NodeCount,
+    /// Failures borne per cause; a missing cause bears none.
+    pub budgets: BTreeMap<Cause, Budget>,
+    /// How many nodes may stay silent without holding a wave.
+    pub silence_budget: NodeCount,
+    /// What to do when a budget is exceeded.
+    pub on_failure: OnFailure,
+    /// How long offline nodes get the order when they return.
+    pub offline_deadline: Duration,
+    /// After how long without a word a node counts as silent.
+    pub silence_after: Duration,
+    /// Wait for a person before the first wave.
+    pub approval: bool,
+    /// Watch each node at least so long.
+    pub soak: Option<Duration>,
+}
+
+impl Default for Policy {
+    /// One node, then the rest; a tenth unavailable at most; nothing borne; halt.
+    fn default() -> Self {
+        let wave = |size| WaveSpec { size, approval: false, bake: Duration::ZERO };
+        Self {
+            waves: vec![wave(NodeCount::Count(1)), wave(NodeCount::Percent(100))],
+            max_unavailable: NodeCount::Percent(10),
+            budgets: BTreeMap::new(),
+            silence_budget: NodeCount::Count(0),
+            on_failure: OnFailure::Halt,
+            offline_deadline: Duration::from_secs(72 * 3600),
+            silence_after: Duration::from_secs(300),
+            approval: false,
+            soak: None,
+        }
+    }
+}
+
+/// What a rollout changes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Change {
+    /// Install a release.
+    Install {
+        /// The release by name, `component@version`.
+        version: crate::id::Version,
+        /// Permit a lower sequence.
+        allow_downgrade: bool,
+        /// Try a digest that failed before or is quarantined.
+        allow_failed_digest: bool,
+    },
+    /// Go back to a kept state.
+    Restore(Restore),
+}
+
+/// Which kept state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Restore {
+    /// The one before the current.
+    Previous,
+    /// A release, where the node has kept it.
+    Release(crate::id::Version),
+    /// The state that each node proved before a rollout.
+    BeforeRollout(RolloutId),
+}
+
+/// What a rollout is to do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spec {
+    /// The component.
+    pub component: ComponentId,
+    /// The nodes, as a label selector.
+    pub selector: String,
+    /// The change.
+    pub change: Change,
+    /// How to proceed.
+    pub policy: Policy,
+    /// Orders nodes within waves.
+    pub seed: u64,
+}
+
+/// One node's change in a plan.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedUpgrade {
+    /// The node.
+    pub node: NodeId,
+    /// What it runs.
+    pub from: ComponentState,
+    /// What it will run.
+    pub to: ComponentState,
+    /// The wave, 0 for the first.
+    pub wave: usize,
+    /// Whether its agent was connected when the plan was made. Not part of the digest.
+    pub online: bool,
+}
+
+/// Frozen waves, with a reason for each node left out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// The upgrades, by wave and order within it.
+    pub upgrades: Vec<PlannedUpgrade>,
+    /// The nodes left out.
+    pub excluded: Vec<(NodeId, Reason)>,
+    /// What deserves a second look.
+    pub warnings: Vec<String>,
+    /// `max_unavailable` in nodes, at least one.
+    pub max_unavailable: usize,
+    /// The release that is installed, where it is the same for all.
+    pub release: Option<ReleaseRef>,
+    /// SHA-256 over what the plan does: the same fleet, spec and seed give the same digest.
+    pub digest: Digest,
+}
+
+/// Where a rollout stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum State {
+    /// Stored, not started.
+    Planned,
+    /// Waits for a person before the first wave.
+    AwaitingApproval,
+    /// Under way.
+    Running,
+    /// A person stopped it for a while.
+    Paused,
+    /// A budget was exceeded; waits for a person.
+    Halted,
+    /// Nodes under way are being put back.
+    Cancelling,
+    /// A linked rollout puts nodes back.
+    Reverting,
+    /// Every node succeeded or was current.
+    Succeeded,
+    /// Done within policy, some nodes failed, were skipped or stayed away.
+    SucceededWithFailures,
+    /// Ended by a person.
+    Cancelled,
+    /// The nodes are back on their old states.
+    Reverted,
+    /// Some nodes could not be put back.
+    RevertFailed,
+}
+
+impl State {
+    /// All of them.
+    pub const ALL: &'static [Self] = &[
+        Self::Planned,
+        Self::AwaitingApproval,
+        Self::Running,
+        Self::Paused,
+        Self::Halted,
+        Self::Cancelling,
+        Self::Reverting,
+        Self::Succeeded,
+        Self::SucceededWithFailures,
+        Self::Cancelled,
+        Self::Reverted,
+        Self::RevertFailed,
+    ];
+
+    /// As people and the wire see it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Planned => "PLANNED",
+            Self::AwaitingApproval => "AWAITING_APPROVAL",
+            Self::Running => "RUNNING",
+            Self::Paused => "PAUSED",
+            Self::Halted => "HALTED",
+            Self::Cancelling => "CANCELLING",
+            Self::Reverting => "REVERTING",
+            Self::Succeeded => "SUCCEEDED",
+            Self::SucceededWithFailures => "SUCCEEDED_WITH_FAILURES",
+            Self::Cancelled => "CANCELLED",
+            Self::Reverted => "REVERTED",
+            Self::RevertFailed => "REVERT_FAILED",
+        }
+    }
+
+    /// Whether nothing more will happen by itself or by a person.
+    #[must_use]
+    pub fn is_terminal(self) -> bool {
+        self >= Self::Succeeded
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// Where a wave stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum WaveState {
+    /// Not begun.
+    Pending,
+    /// Waits for a person.
+    AwaitingApproval,
+    /// Under way.
+    Running,
+    /// Its nodes are done; it is watched.
+    Baking,
+    /// Done.
+    Succeeded,
+    /// A budget was exceeded in it.
+    Failed,
+}
+
+/// One wave of a rollout.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wave {
+    /// Where it stands.
+    pub state: WaveState,
+    /// As asked for.
+    pub spec: WaveSpec,
+    /// How many nodes it has.
+    pub size: usize,
+    /// Why it is there, or what it waits for.
+    pub reason: Reason,
+    /// When it began.
+    pub started: Option<Time>,
+    /// Until when it bakes.
+    pub bake_end: Option<Time>,
+    /// Who approved it.
+    pub approver: Option<String>,
+}
+
+/// How hard a pause is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PauseStrength {
+    /// Start no more nodes.
+    StartNoMore,
+    /// And stop nodes under way at their next safe point.
+    NextSafePoint,
+}
+
+/// One node's part in a rollout, as the controller records it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeUpgrade {
+    /// The node.
+    pub node: NodeId,
+    /// The wave, 0 for the first.
+    pub wave: usize,
+    /// Its place within the wave.
+    pub position: usize,
+    /// The present attempt's id; `None` until the node is told.
+    pub id: Option<UpgradeId>,
+    /// 1 for the first try, 0 until the node is told.
+    pub attempt: u32,
+    /// Where it stands.
+    pub state: UpgradeState,
+    /// Whether the node was silent for longer than the policy bears.
+    pub unreachable: bool,
+    /// Why it is there.
+    pub reason: Reason,
+    /// What the node ran before.
+    pub from: ComponentState,
+    /// What it is to run.
+    pub to: ComponentState,
+    /// What it was found to run last; `None` until it reported.
+    pub current: Option<ComponentState>,
+    /// The generation number of its desired state, 0 until the node is told.
+    pub generation: u64,
+    /// The last report's sequence, 0 before the first.
+    pub sequence: u64,
+    /// When the node was told.
+    pub started: Option<Time>,
+    /// When it ended.
+    pub ended: Option<Time>,
+    /// On failure.
+    pub evidence: Option<Evidence>,
+    /// The rollout's revision at which it last changed.
+    pub revision: u64,
+}

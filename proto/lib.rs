@@ -1,0 +1,13 @@
+//! The Upfleet wire: types generated from `proto/upfleet/v1`, and their conversion to and from domain types.
+//!
+//! This is the only crate that knows both languages. It decides nothing and does no I/O.
+
+/// Types, clients and servers of `upfleet.v1`.
+#[expect(clippy::all, reason = "generated; documented in proto/upfleet/v1")]
+pub mod v1 {
+    tonic::include_proto!("upfleet.v1");
+    include!(concat!(env!("OUT_DIR"), "/upfleet.v1.serde.rs"));
+}
+
+/// The encoded `FileDescriptorSet` of `upfleet.v1`, for server reflection.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/upfleet_descriptor.bin"));
