@@ -2,6 +2,9 @@
 //!
 //! This is the only crate that knows both languages. It decides nothing and does no I/O.
 
+pub mod convert;
+pub mod reason;
+
 /// Types, clients and servers of `upfleet.v1`.
 #[expect(clippy::all, reason = "generated; documented in proto/upfleet/v1")]
 pub mod v1 {

@@ -138,6 +138,9 @@ reasons! {
         hint "check the disk that holds the controller's data directory; the request can be repeated";
     LimitExceeded = "LIMIT_EXCEEDED", ResourceExhausted, Operator, "{what} exceeds its limit of {limit}";
 
+    Other = "OTHER", Information, Operator, "{message}",
+        hint "the other side is of a later version and gave a reason that this one does not know";
+
     // Artifacts and releases.
     ArtifactInUse = "ARTIFACT_IN_USE", FailedPrecondition, Publisher, "artifact {digest} is named by {releases}";
     ArtifactMissing = "ARTIFACT_MISSING", FailedPrecondition, Publisher, "artifact {digest} was not uploaded and the manifest names no source for it",
