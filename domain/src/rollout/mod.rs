@@ -1,19 +1,22 @@
 //! Rollouts: one change of one component on the nodes that a selector names.
 //!
-//! This file holds the nouns. The planner (`plan`), the gates (`gate`), the machine (`machine`) and the
-//! linter of its states (`check`) decide; nothing here does I/O.
+//! This file holds the nouns of a rollout as asked for and as planned; `record` holds those of one under way.
+//! The planner (`plan`), the gates (`gate`), the machine (`machine`) and the linter of its states (`check`)
+//! decide; nothing here does I/O.
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+mod record;
+
+pub use record::*;
+
 use crate::{
     digest::Digest,
-    id::{ComponentId, NodeId, RolloutId, UpgradeId},
+    id::{ComponentId, NodeId, RolloutId},
     reason::Reason,
     state::{ComponentState, ReleaseRef},
-    time::Time,
-    upgrade::{Evidence, UpgradeState},
 };
 
 /// A number of nodes, or a part of them.
@@ -208,169 +211,4 @@ pub struct Plan {
     pub release: Option<ReleaseRef>,
     /// SHA-256 over what the plan does: the same fleet, spec and seed give the same digest.
     pub digest: Digest,
-}
-
-/// Where a rollout stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-pub enum State {
-    /// Stored, not started.
-    Planned,
-    /// Waits for a person before the first wave.
-    AwaitingApproval,
-    /// Under way.
-    Running,
-    /// A person stopped it for a while.
-    Paused,
-    /// A budget was exceeded; waits for a person.
-    Halted,
-    /// Nodes under way are being put back.
-    Cancelling,
-    /// A linked rollout puts nodes back.
-    Reverting,
-    /// Every node succeeded or was current.
-    Succeeded,
-    /// Done within policy, some nodes failed, were skipped or stayed away.
-    SucceededWithFailures,
-    /// Ended by a person.
-    Cancelled,
-    /// The nodes are back on their old states.
-    Reverted,
-    /// Some nodes could not be put back.
-    RevertFailed,
-}
-
-impl State {
-    /// All of them.
-    pub const ALL: &'static [Self] = &[
-        Self::Planned,
-        Self::AwaitingApproval,
-        Self::Running,
-        Self::Paused,
-        Self::Halted,
-        Self::Cancelling,
-        Self::Reverting,
-        Self::Succeeded,
-        Self::SucceededWithFailures,
-        Self::Cancelled,
-        Self::Reverted,
-        Self::RevertFailed,
-    ];
-
-    /// As people and the wire see it.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Planned => "PLANNED",
-            Self::AwaitingApproval => "AWAITING_APPROVAL",
-            Self::Running => "RUNNING",
-            Self::Paused => "PAUSED",
-            Self::Halted => "HALTED",
-            Self::Cancelling => "CANCELLING",
-            Self::Reverting => "REVERTING",
-            Self::Succeeded => "SUCCEEDED",
-            Self::SucceededWithFailures => "SUCCEEDED_WITH_FAILURES",
-            Self::Cancelled => "CANCELLED",
-            Self::Reverted => "REVERTED",
-            Self::RevertFailed => "REVERT_FAILED",
-        }
-    }
-
-    /// Whether nothing more will happen by itself or by a person.
-    #[must_use]
-    pub fn is_terminal(self) -> bool {
-        self >= Self::Succeeded
-    }
-}
-
-impl fmt::Display for State {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
-
-/// Where a wave stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-pub enum WaveState {
-    /// Not begun.
-    Pending,
-    /// Waits for a person.
-    AwaitingApproval,
-    /// Under way.
-    Running,
-    /// Its nodes are done; it is watched.
-    Baking,
-    /// Done.
-    Succeeded,
-    /// A budget was exceeded in it.
-    Failed,
-}
-
-/// One wave of a rollout.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Wave {
-    /// Where it stands.
-    pub state: WaveState,
-    /// As asked for.
-    pub spec: WaveSpec,
-    /// How many nodes it has.
-    pub size: usize,
-    /// Why it is there, or what it waits for.
-    pub reason: Reason,
-    /// When it began.
-    pub started: Option<Time>,
-    /// Until when it bakes.
-    pub bake_end: Option<Time>,
-    /// Who approved it.
-    pub approver: Option<String>,
-}
-
-/// How hard a pause is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum PauseStrength {
-    /// Start no more nodes.
-    StartNoMore,
-    /// And stop nodes under way at their next safe point.
-    NextSafePoint,
-}
-
-/// One node's part in a rollout, as the controller records it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NodeUpgrade {
-    /// The node.
-    pub node: NodeId,
-    /// The wave, 0 for the first.
-    pub wave: usize,
-    /// Its place within the wave.
-    pub position: usize,
-    /// The present attempt's id; `None` until the node is told.
-    pub id: Option<UpgradeId>,
-    /// 1 for the first try, 0 until the node is told.
-    pub attempt: u32,
-    /// Where it stands.
-    pub state: UpgradeState,
-    /// Whether the node was silent for longer than the policy bears.
-    pub unreachable: bool,
-    /// Why it is there.
-    pub reason: Reason,
-    /// What the node ran before.
-    pub from: ComponentState,
-    /// What it is to run.
-    pub to: ComponentState,
-    /// What it was found to run last; `None` until it reported.
-    pub current: Option<ComponentState>,
-    /// The generation number of its desired state, 0 until the node is told.
-    pub generation: u64,
-    /// The last report's sequence, 0 before the first.
-    pub sequence: u64,
-    /// When the node was told.
-    pub started: Option<Time>,
-    /// When it ended.
-    pub ended: Option<Time>,
-    /// On failure.
-    pub evidence: Option<Evidence>,
-    /// The rollout's revision at which it last changed.
-    pub revision: u64,
 }
