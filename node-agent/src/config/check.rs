@@ -1,0 +1,237 @@
+//! What a configuration may not say, each with what to do instead. Pure: it looks at no file.
+
+use std::{
+    collections::BTreeSet,
+    path::{Component as Part, Path},
+};
+
+use super::{
+    ComponentConfig, Config, ProbeConfig, ProbeKind, RunMode,
+    load::{Problem, Sourced},
+};
+
+/// The name of the directory that holds the components' kept versions, beside each component's path.
+const STORE: &str = ".upfleet";
+
+/// Adds what is wrong to `problems`.
+pub(super) fn check(main: &Path, config: &Config, components: &[Sourced], problems: &mut Vec<Problem>) {
+    let mut add = |key: &str, text: String| {
+        problems.push(Problem { file: main.to_owned(), key: key.to_owned(), text });
+    };
+    for (key, path) in [("state_dir", &config.state_dir), ("run_dir", &config.run_dir)] {
+        if let Some(text) = path_problem(path) {
+            add(key, text);
+        }
+    }
+    if let Some(controller) = &config.controller
+        && let Some(text) = address_problem(&controller.address)
+    {
+        add("controller.address", text);
+    }
+    if let Some(proxy) = &config.fetch.proxy
+        && !proxy.starts_with("http://")
+    {
+        add("fetch.proxy", format!("`{proxy}` is not an HTTP proxy; write it like \"http://proxy:3128\""));
+    }
+    if let Some(extra_ca) = &config.fetch.extra_ca
+        && let Some(text) = path_problem(extra_ca)
+    {
+        add("fetch.extra_ca", text);
+    }
+    for (index, sourced) in components.iter().enumerate() {
+        let mut found = Vec::new();
+        check_component(config, &sourced.component, &mut found);
+        check_against(&sourced.component, &components[..index], components, &mut found);
+        problems.extend(found.into_iter().map(|(key, text)| Problem {
+            file: sourced.file.clone(),
+            key: format!("component \"{}\": {key}", sourced.component.name),
+            text,
+        }));
+    }
+}
+
+type Found = Vec<(String, String)>;
+
+fn add(found: &mut Found, key: impl Into<String>, text: impl Into<String>) {
+    found.push((key.into(), text.into()));
+}
+
+fn check_component(config: &Config, component: &ComponentConfig, found: &mut Found) {
+    let path = &component.path;
+    if let Some(text) = path_problem(path) {
+        add(found, "path", text);
+    } else if path.file_name().is_none() {
+        add(found, "path", format!("`{}` names no file", path.display()));
+    } else if path.components().any(|part| part.as_os_str() == STORE) {
+        let text = format!(
+            "`{}` lies in a store of kept versions (`{STORE}`); give the component a path outside",
+            path.display()
+        );
+        add(found, "path", text);
+    } else if let Some(own) =
+        [&config.state_dir, &config.run_dir].into_iter().find(|dir| path.starts_with(dir))
+    {
+        let text = format!("`{}` lies in the agent's own directory `{}`", path.display(), own.display());
+        add(found, "path", text);
+    }
+    if !(1..=100).contains(&component.keep) {
+        add(found, "keep", format!("{} is not between 1 and 100", component.keep));
+    }
+    check_run(component, found);
+    for (index, probe) in component.probes.iter().enumerate() {
+        let key = format!("probe {} ({})", index + 1, probe.kind.name());
+        if let Some(text) = probe_problem(component, probe) {
+            add(found, key, text);
+        }
+    }
+    if component.health.start_deadline.is_zero() {
+        add(found, "health.start_deadline", "is zero; no version could become healthy in that time");
+    }
+    check_timeouts(component, found);
+}
+
+fn check_run(component: &ComponentConfig, found: &mut Found) {
+    let run = &component.run;
+    if run.mode == RunMode::None {
+        let unused = [
+            ("run.command", !run.command.is_empty()),
+            ("run.env", !run.env.is_empty()),
+            ("run.cwd", run.cwd.is_some()),
+        ];
+        for (key, _) in unused.iter().filter(|(_, set)| *set) {
+            add(found, *key, "has no effect as nothing is run; set run.mode = \"supervised\" or remove it");
+        }
+        return;
+    }
+    if let Some(program) = run.command.first() {
+        if program != "{path}" && !program.starts_with('/') {
+            let text = format!("`{program}` is not an absolute path; nothing is looked up in PATH");
+            add(found, "run.command", text);
+        }
+        if !run.command.iter().any(|word| word.contains("{path}")) {
+            add(found, "run.command", "does not name the component; use `{path}` where its path belongs");
+        }
+    }
+    if run.command.iter().any(|word| word.contains('\0')) {
+        add(found, "run.command", "holds a NUL character");
+    }
+    if let Some(key) = run.env.keys().find(|key| key.is_empty() || key.contains(['=', '\0'])) {
+        add(found, "run.env", format!("`{key}` is not a variable's name"));
+    }
+    if let Some(text) = run.cwd.as_deref().and_then(path_problem) {
+        add(found, "run.cwd", text);
+    }
+    if run.restart_delay.is_zero() || run.restart_delay > run.restart_delay_max {
+        add(found, "run.restart_delay", "has to be more than zero and at most run.restart_delay_max");
+    }
+    if run.log_size < 64 * 1024 {
+        add(found, "run.log_size", "is less than 64KiB");
+    }
+}
+
+fn check_timeouts(component: &ComponentConfig, found: &mut Found) {
+    let timeouts = &component.timeouts;
+    let all = [
+        ("preflight", timeouts.preflight),
+        ("fetch", timeouts.fetch),
+        ("verify", timeouts.verify),
+        ("activate", timeouts.activate),
+        ("rollback", timeouts.rollback),
+    ];
+    for (key, _) in all.iter().filter(|(_, span)| span.is_zero()) {
+        add(found, format!("timeouts.{key}"), "is zero");
+    }
+    if component.run.mode == RunMode::Supervised {
+        let stop = component.run.stop_timeout;
+        for (key, span) in &all[3..] {
+            if !span.is_zero() && *span <= stop {
+                let text = format!(
+                    "{} leaves no time after run.stop_timeout ({})",
+                    humantime::format_duration(*span),
+                    humantime::format_duration(stop)
+                );
+                add(found, format!("timeouts.{key}"), text);
+            }
+        }
+    }
+}
+
+fn probe_problem(component: &ComponentConfig, probe: &ProbeConfig) -> Option<String> {
+    if probe.timeout.is_zero() || probe.interval.is_zero() {
+        return Some("`interval` and `timeout` have to be more than zero".to_owned());
+    }
+    if probe.successes == 0 || probe.failures == 0 {
+        return Some("`successes` and `failures` have to be 1 or more".to_owned());
+    }
+    match &probe.kind {
+        ProbeKind::Process if component.run.mode == RunMode::None => Some(
+            "there is no process to look at; set run.mode = \"supervised\" or use another type".to_owned(),
+        ),
+        ProbeKind::Process => None,
+        ProbeKind::Exec { command } => match command.first() {
+            Some(program) if program == "{path}" || program.starts_with('/') => None,
+            Some(program) => {
+                Some(format!("`{program}` is not an absolute path; nothing is looked up in PATH"))
+            }
+            None => Some("`command` is empty".to_owned()),
+        },
+        ProbeKind::Http { url, .. } => url_problem(url),
+        ProbeKind::Tcp { address } | ProbeKind::Grpc { address, .. } => address_problem(address),
+    }
+}
+
+fn url_problem(url: &str) -> Option<String> {
+    let sound = url.parse::<http::Uri>().is_ok_and(|uri| {
+        uri.scheme_str() == Some("http")
+            && uri.authority().is_some_and(|authority| {
+                !authority.as_str().contains('@') && authority.port().is_none_or(|port| port.as_u16() != 0)
+            })
+    });
+    (!sound).then(|| format!("`{url}` is not usable; write it like \"http://127.0.0.1:8080/healthz\""))
+}
+
+fn address_problem(address: &str) -> Option<String> {
+    let sound = address.rsplit_once(':').is_some_and(|(host, port)| {
+        !host.is_empty() && !host.contains(['/', '@', ' ']) && port.parse::<u16>().is_ok_and(|port| port != 0)
+    });
+    (!sound).then(|| format!("`{address}` is not an address; write it like \"127.0.0.1:8080\""))
+}
+
+fn path_problem(path: &Path) -> Option<String> {
+    if !path.is_absolute() {
+        return Some(format!("`{}` is relative; write the whole path, beginning with `/`", path.display()));
+    }
+    let plain = path.components().all(|part| matches!(part, Part::RootDir | Part::Normal(_)));
+    (!plain).then(|| format!("`{}` holds `..`; write the path without it", path.display()))
+}
+
+/// What concerns two components.
+fn check_against(own: &ComponentConfig, earlier: &[Sourced], all: &[Sourced], found: &mut Found) {
+    for other in earlier {
+        if other.component.name == own.name {
+            let text = format!("is declared in `{}` already; rename or remove one", other.file.display());
+            add(found, "name", text);
+        } else if other.component.path == own.path {
+            let text = format!(
+                "`{}` is the path of component `{}` too; a path belongs to one component",
+                own.path.display(),
+                other.component.name
+            );
+            add(found, "path", text);
+        } else if own.path.starts_with(&other.component.path) || other.component.path.starts_with(&own.path) {
+            let text = format!(
+                "lies inside the path of component `{}`, or the other way round",
+                other.component.name
+            );
+            add(found, "path", text);
+        }
+    }
+    let names: BTreeSet<_> = all.iter().map(|sourced| &sourced.component.name).collect();
+    for other in &own.exclusive_with {
+        if *other == own.name {
+            add(found, "exclusive_with", "names the component itself");
+        } else if !names.contains(other) {
+            add(found, "exclusive_with", format!("`{other}` is not declared"));
+        }
+    }
+}
