@@ -1,0 +1,124 @@
+//! Rules about documents: links lead somewhere, generated pages are current, the README's commands are marked.
+
+use std::{env, fmt::Write as _, fs, path::Path};
+
+use upfleet_domain::reason::{Class, ReasonCode};
+
+use crate::{Source, files, none, root};
+
+fn documents() -> Vec<Source> {
+    files(
+        &[
+            "docs",
+            "README.md",
+            "CONTRIBUTING.md",
+            "ARCHITECTURE.md",
+            "CHANGELOG.md",
+            "SECURITY.md",
+            "dist",
+            "examples",
+        ]
+        .into_iter()
+        .filter(|path| root().join(path).exists())
+        .collect::<Vec<_>>(),
+        &["md"],
+    )
+}
+
+/// The targets of `[text](target)`.
+fn links(text: &str) -> Vec<&str> {
+    text.match_indices("](")
+        .filter_map(|(start, _)| text[start + 2..].split_once(')').map(|(target, _)| target))
+        .collect()
+}
+
+#[test]
+fn links_lead_somewhere() {
+    let mut faults = Vec::new();
+    for file in documents() {
+        let dir = root().join(&file.path);
+        let dir = dir.parent().unwrap();
+        for target in links(&file.text) {
+            let path = target.split('#').next().unwrap();
+            if path.is_empty() || path.contains("://") {
+                continue;
+            }
+            if !dir.join(path).exists() {
+                faults.push(format!("{}: {target}", file.path));
+            }
+        }
+    }
+    none("relative links lead to files", &faults);
+}
+
+#[test]
+fn the_book_has_every_page() {
+    let summary = fs::read_to_string(root().join("docs/SUMMARY.md")).unwrap();
+    let faults: Vec<_> = documents()
+        .iter()
+        .filter_map(|file| file.path.strip_prefix("docs/"))
+        .filter(|page| *page != "SUMMARY.md" && !page.ends_with("0000-template.md"))
+        .filter(|page| !links(&summary).contains(page))
+        .map(str::to_owned)
+        .collect();
+    none("docs/SUMMARY.md links every page", &faults);
+}
+
+#[test]
+fn the_readme_marks_what_the_gate_runs() {
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    for mark in ["<!-- ci:main-job -->\n```sh\n", "<!-- ci:test -->\n```sh\n"] {
+        assert_eq!(readme.matches(mark).count(), 1, "{mark}");
+    }
+}
+
+/// Compares a generated page with the file, or writes it where `UPFLEET_BLESS=1`.
+fn current(path: &str, text: &str) {
+    let file = root().join(path);
+    if env::var_os("UPFLEET_BLESS").is_some() {
+        fs::create_dir_all(file.parent().unwrap_or(Path::new("."))).unwrap();
+        fs::write(&file, text).unwrap();
+    }
+    let found = fs::read_to_string(&file).unwrap_or_default();
+    assert!(found == text, "{path} is not what the code says; run `UPFLEET_BLESS=1 cargo test --test tidy`");
+}
+
+fn class(class: Class) -> &'static str {
+    match class {
+        Class::Information => "—",
+        Class::InvalidArgument => "INVALID_ARGUMENT",
+        Class::NotFound => "NOT_FOUND",
+        Class::AlreadyExists => "ALREADY_EXISTS",
+        Class::FailedPrecondition => "FAILED_PRECONDITION",
+        Class::Aborted => "ABORTED",
+        Class::Unauthenticated => "UNAUTHENTICATED",
+        Class::PermissionDenied => "PERMISSION_DENIED",
+        Class::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Class::Unavailable => "UNAVAILABLE",
+        Class::DataLoss => "DATA_LOSS",
+        Class::Unimplemented => "UNIMPLEMENTED",
+        Class::Internal => "INTERNAL",
+    }
+}
+
+#[test]
+fn reasons_are_documented() {
+    let mut page = String::from(
+        "# Reasons\n\n<!-- Generated from domain/src/reason.rs; `UPFLEET_BLESS=1 cargo test --test tidy` rewrites it. -->\n\n\
+         Why something waits, failed or was refused. The code is in `google.rpc.ErrorInfo.reason` of an error (domain \
+         `upfleet`), and in the `reason` of every state; the values in braces are in its `metadata`.\n\n\
+         | code | sentence | gRPC code of an error | who acts next | hint |\n|---|---|---|---|---|\n",
+    );
+    for code in ReasonCode::ALL {
+        writeln!(
+            page,
+            "| `{code}` | {} | {} | {} | {} |",
+            code.template().replace('|', "\\|"),
+            class(code.class()),
+            code.actor().as_str(),
+            code.hint().unwrap_or("").replace('|', "\\|"),
+        )
+        .unwrap();
+    }
+    current("docs/reference/reasons.md", &page);
+}
