@@ -262,6 +262,7 @@ reasons! {
     FailedDigest = "FAILED_DIGEST", FailedPrecondition, Operator, "{digest} rolled back on this node before",
         hint "upfleet rollout retry ROLLOUT --allow-failed-digest tries it once more";
     StateNotKept = "STATE_NOT_KEPT", FailedPrecondition, Operator, "{state} is not among the node's kept states";
+    AgentEnding = "AGENT_ENDING", Unavailable, Agent, "the agent is ending; the order is offered again after its start";
     StaleGeneration = "STALE_GENERATION", Aborted, Controller, "order {offered} is older than {kept}";
     SourceNotAllowed = "SOURCE_NOT_ALLOWED", FailedPrecondition, Operator, "source {source} is not permitted: {problem}",
         hint "add the host to `allowed_hosts` in the agent's configuration";
@@ -289,6 +290,8 @@ reasons! {
     ProofMismatch = "PROOF_MISMATCH", FailedPrecondition, Operator, "{actual} runs, not {expected}";
     CancelledAfterSwitch = "CANCELLED_AFTER_SWITCH", Information, Nobody, "ended by a person after the switch; {from} runs again";
     RolledBack = "ROLLED_BACK", Information, Publisher, "{from} runs again and is healthy; {why}";
+    RolledBackFurther = "ROLLED_BACK_FURTHER", DataLoss, Operator, "the kept copy of {from} was damaged; {older}, kept before it, runs and is healthy; {why}",
+        hint "check the node's disk";
     RollbackTargetDamaged = "ROLLBACK_TARGET_DAMAGED", DataLoss, Operator, "the kept copy of {state} has SHA-256 {actual}, not {expected}";
     RollbackUnhealthy = "ROLLBACK_UNHEALTHY", FailedPrecondition, Operator, "{from} was put back but is not healthy: {problem}",
         hint "log in to the node: upfleet-agent status, upfleet-agent diagnostics";

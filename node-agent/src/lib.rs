@@ -1,3 +1,7 @@
-//! `upfleet-agent`, the node agent, as a library for its binary and its tests.
+//! The node agent: carries out upgrades on its node, and reports.
+//!
+//! `run` joins the parts; `component` owns each component's upgrades; `transport` is the only part that
+//! sees the wire; `exec` and `supervise` touch the node and import no network code.
 
+pub mod component;
 pub mod config;

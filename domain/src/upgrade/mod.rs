@@ -4,6 +4,15 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+pub mod event;
+pub mod machine;
+pub mod outbox;
+pub mod policy;
+pub mod preflight;
+pub mod record;
+pub mod recover;
+pub mod step;
+
 macro_rules! named {
     ($(#[$meta:meta])* $type:ident { $($(#[$doc:meta])* $name:ident = $text:literal,)+ }) => {
         $(#[$meta])*

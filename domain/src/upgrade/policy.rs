@@ -1,0 +1,151 @@
+//! What a component's configuration says about its upgrades, and the defaults.
+
+use std::time::Duration;
+
+use super::Phase;
+use crate::{id::ComponentId, release::Kind};
+
+/// How many earlier states are kept beside the current one.
+pub const KEEP: usize = 3;
+/// How long a new version may take to become healthy.
+pub const START_DEADLINE: Duration = Duration::from_secs(60);
+/// How long a healthy new version is watched before it is trusted.
+pub const SOAK: Duration = Duration::from_secs(10);
+
+/// One probe's thresholds. What it asks is the agent's business.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProbePolicy {
+    /// From one run to the next.
+    pub interval: Duration,
+    /// Consecutive passes until it counts as healthy; at least 1.
+    pub successes: u32,
+    /// Consecutive failures until it counts as unhealthy again; at least 1.
+    pub failures: u32,
+}
+
+impl Default for ProbePolicy {
+    fn default() -> Self {
+        Self { interval: Duration::from_secs(1), successes: 2, failures: 3 }
+    }
+}
+
+/// How long each phase may take before it is given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deadlines {
+    /// Waiting to begin, where the order says nothing: a week.
+    pub pending: Duration,
+    /// Checks ask the disk and the probes only: 2 minutes.
+    pub preflight: Duration,
+    /// 64 GiB over 25 Mbit/s take six hours.
+    pub fetching: Duration,
+    /// Hashing and copying metadata: 30 minutes for the largest artifact on a slow disk.
+    pub verifying: Duration,
+    /// Waiting for the order to go on: a day. What is staged can be fetched again.
+    pub staged: Duration,
+    /// Switching and restarting, beyond the process' own time to stop: 2 minutes.
+    pub activating: Duration,
+    /// Beyond the time to become healthy and the soak time: 1 minute.
+    pub probing: Duration,
+    /// Removing old versions: 5 minutes.
+    pub committing: Duration,
+    /// Putting back, beyond the times to stop and to become healthy: 5 minutes.
+    pub rolling_back: Duration,
+    /// Tidying up once the outcome is known: 1 minute; then it is reported untidied.
+    pub ending: Duration,
+}
+
+impl Default for Deadlines {
+    fn default() -> Self {
+        let minutes = |n: u64| Duration::from_secs(n * 60);
+        Self {
+            pending: minutes(7 * 24 * 60),
+            preflight: minutes(2),
+            fetching: minutes(6 * 60),
+            verifying: minutes(30),
+            staged: minutes(24 * 60),
+            activating: minutes(2),
+            probing: minutes(1),
+            committing: minutes(5),
+            rolling_back: minutes(5),
+            ending: minutes(1),
+        }
+    }
+}
+
+/// What a component's configuration says about its upgrades.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// What kind of releases it takes.
+    pub kind: Kind,
+    /// Earlier states to keep; at least 1, since the way back is one of them.
+    pub keep: usize,
+    /// Whether an order may lower the sequence.
+    pub allow_downgrade: bool,
+    /// Components that may not be upgraded at the same time.
+    pub exclusive_with: Vec<ComponentId>,
+    /// Whether the agent runs a process for it.
+    pub supervised: bool,
+    /// Whether an unhealthy component is left alone.
+    pub require_healthy_baseline: bool,
+    /// Its probes, in the order of the configuration.
+    pub probes: Vec<ProbePolicy>,
+    /// How long it is watched once healthy; an order can lengthen it.
+    pub soak: Duration,
+    /// How long it may take to become healthy.
+    pub start_deadline: Duration,
+    /// How long its process may take to stop.
+    pub stop_timeout: Duration,
+    /// How long each phase may take.
+    pub deadlines: Deadlines,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            kind: Kind::Binary,
+            keep: KEEP,
+            allow_downgrade: false,
+            exclusive_with: Vec::new(),
+            supervised: true,
+            require_healthy_baseline: true,
+            probes: vec![ProbePolicy::default()],
+            soak: SOAK,
+            start_deadline: START_DEADLINE,
+            stop_timeout: Duration::from_secs(10),
+            deadlines: Deadlines::default(),
+        }
+    }
+}
+
+impl Policy {
+    /// How long `phase` may take with the order's `soak`.
+    #[must_use]
+    pub fn limit(&self, phase: Phase, soak: Duration) -> Duration {
+        let limits = &self.deadlines;
+        match phase {
+            Phase::Pending => limits.pending,
+            Phase::Preflight => limits.preflight,
+            Phase::Fetching => limits.fetching,
+            Phase::Verifying => limits.verifying,
+            Phase::Staged => limits.staged,
+            Phase::Activating => limits.activating.saturating_add(self.stop_timeout),
+            Phase::Probing => limits.probing.saturating_add(self.start_deadline).saturating_add(soak),
+            Phase::Committing => limits.committing,
+            Phase::RollingBack => {
+                limits.rolling_back.saturating_add(self.stop_timeout).saturating_add(self.start_deadline)
+            }
+        }
+    }
+
+    /// The soak time for an order that asks for at least `asked`.
+    #[must_use]
+    pub fn soak_for(&self, asked: Option<Duration>) -> Duration {
+        self.soak.max(asked.unwrap_or(Duration::ZERO))
+    }
+
+    /// Whether there is anything to watch: a process or a probe.
+    #[must_use]
+    pub fn watched(&self) -> bool {
+        !self.probes.is_empty()
+    }
+}

@@ -1,0 +1,205 @@
+//! Steps: what an executor is told to do, and what it answers.
+//!
+//! A step is closed and serialisable: it names a component and digests, never a path or a command. That
+//! is what lets it stand in a journal and be done again after a crash.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Evidence, preflight, recover};
+use crate::{digest::Digest, id::ComponentId, reason::Reason};
+
+/// One action on one component. Each is idempotent: done twice it does no more than done once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// The component.
+    pub component: ComponentId,
+    /// What to do.
+    pub kind: StepKind,
+}
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StepKind {
+    /// Gather what [`preflight::judge`] decides on.
+    CheckPreflight {
+        /// What is to be installed; `None` for a removal.
+        digest: Option<Digest>,
+    },
+    /// Get an artifact's bytes into the incoming directory, resuming where an earlier attempt stopped.
+    Fetch {
+        /// The manifest that says where from.
+        manifest: Digest,
+        /// The artifact.
+        digest: Digest,
+    },
+    /// Hash the fetched bytes as they lie on the disk, and read their ELF header.
+    Verify {
+        /// What they must be.
+        digest: Digest,
+    },
+    /// Give the verified bytes their metadata and put them among the versions.
+    Stage {
+        /// The artifact.
+        digest: Digest,
+    },
+    /// Check that a kept version is what its name says.
+    VerifyKept {
+        /// The version.
+        digest: Digest,
+    },
+    /// Keep what is installed now among the versions.
+    Backup {
+        /// What must be installed.
+        digest: Digest,
+    },
+    /// Put a version in the component's place.
+    Swap {
+        /// The version.
+        digest: Digest,
+    },
+    /// Put a kept version back in the component's place.
+    SwapBack {
+        /// The version.
+        digest: Digest,
+    },
+    /// Take the component's file away.
+    Remove,
+    /// End the component's process.
+    Stop,
+    /// Start the component's process, unless one of that digest runs.
+    Start {
+        /// What it must be started from.
+        digest: Digest,
+    },
+    /// Run one probe once.
+    Probe {
+        /// Which of the component's probes, from 0.
+        index: usize,
+    },
+    /// Look at what is installed, kept and running.
+    Inspect {
+        /// Also run each probe once.
+        probe: bool,
+    },
+    /// Remove what is temporary, and versions that nothing names.
+    Prune {
+        /// The versions that something names.
+        keep: Vec<Digest>,
+    },
+}
+
+impl StepKind {
+    /// The step's name as people and logs see it.
+    #[must_use]
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::CheckPreflight { .. } => "check",
+            Self::Fetch { .. } => "fetch",
+            Self::Verify { .. } => "verify",
+            Self::Stage { .. } => "stage",
+            Self::VerifyKept { .. } => "verify kept",
+            Self::Backup { .. } => "back up",
+            Self::Swap { .. } => "switch",
+            Self::SwapBack { .. } => "put back",
+            Self::Remove => "remove",
+            Self::Stop => "stop",
+            Self::Start { .. } => "start",
+            Self::Probe { .. } => "probe",
+            Self::Inspect { .. } => "inspect",
+            Self::Prune { .. } => "prune",
+        }
+    }
+
+    /// Whether it can be left in the middle without harm: it waits for the outside rather than the disk.
+    #[must_use]
+    pub fn abortable(&self) -> bool {
+        matches!(
+            self,
+            Self::Fetch { .. } | Self::Probe { .. } | Self::CheckPreflight { .. } | Self::Inspect { .. }
+        )
+    }
+}
+
+/// What runs of a component.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Process {
+    /// The component has no process of its own, or none was ever started.
+    NotRun,
+    /// A process runs.
+    Running {
+        /// Its process id.
+        pid: u32,
+        /// SHA-256 of what it was started from.
+        digest: Digest,
+    },
+    /// None runs, though one should: it ended or is between two restarts.
+    Down {
+        /// How the last one ended, e.g. `exit status 1`.
+        exit: String,
+    },
+}
+
+impl Process {
+    /// SHA-256 of what runs.
+    #[must_use]
+    pub fn digest(&self) -> Option<Digest> {
+        match self {
+            Self::Running { digest, .. } => Some(*digest),
+            Self::NotRun | Self::Down { .. } => None,
+        }
+    }
+
+    /// The process id of what runs.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        match self {
+            Self::Running { pid, .. } => Some(*pid),
+            Self::NotRun | Self::Down { .. } => None,
+        }
+    }
+}
+
+/// What a step found or did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// It is done.
+    Done,
+    /// Of [`StepKind::CheckPreflight`].
+    Preflight(preflight::Facts),
+    /// Of [`StepKind::Verify`]: what the ELF header says, if there is one.
+    Verified(Option<preflight::Elf>),
+    /// Of [`StepKind::Start`].
+    Started(Process),
+    /// Of [`StepKind::Probe`].
+    Probed(Probed),
+    /// Of [`StepKind::Inspect`].
+    Inspected(recover::Found),
+}
+
+/// One run of one probe.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Probed {
+    /// `Err` says what is wrong.
+    pub result: Result<(), String>,
+    /// What ran at that moment.
+    pub process: Process,
+    /// Where it failed: what the process left behind.
+    pub evidence: Option<Evidence>,
+}
+
+/// Why a step could not be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// The cause.
+    pub reason: Reason,
+    /// What the process left behind, where one was concerned.
+    pub evidence: Option<Evidence>,
+}
+
+impl From<Reason> for Failure {
+    fn from(reason: Reason) -> Self {
+        Self { reason, evidence: None }
+    }
+}

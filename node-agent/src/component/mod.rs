@@ -1,0 +1,210 @@
+//! Components: one actor each, the only writer of its component's journal, and the handle to talk to it.
+//!
+//! This file is the face that the rest of the agent sees. It decides nothing and touches nothing.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, RwLock},
+};
+
+use tokio::sync::{mpsc, oneshot};
+use upfleet_domain::{
+    id::{ComponentId, UpgradeId},
+    order::{DesiredState, Generation, HoldOrder},
+    reason::{Reason, ReasonCode},
+    report::{ComponentInventory, UpgradeReport},
+    state::ComponentState,
+};
+
+/// A manifest as it came over the wire: verbatim bytes and detached signatures over them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ManifestBytes {
+    /// The manifest, byte for byte.
+    pub bytes: Vec<u8>,
+    /// Signatures over `bytes`; not looked at yet.
+    pub signatures: Vec<Vec<u8>>,
+}
+
+/// What actors have to say to the controller.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outgoing {
+    /// A transition. It is sent again after each reconnect until it is acknowledged.
+    Report(Box<UpgradeReport>),
+    /// What a component is and runs has changed.
+    Inventory(Box<ComponentInventory>),
+    /// Bytes fetched so far. Lost when nobody listens.
+    Progress {
+        /// The upgrade.
+        upgrade: UpgradeId,
+        /// Bytes fetched.
+        fetched: u64,
+        /// Bytes to fetch.
+        total: u64,
+    },
+}
+
+/// An order was accepted, and is durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Acked {
+    /// The generation accepted.
+    pub generation: Generation,
+}
+
+/// An order was refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Nacked {
+    /// The generation refused.
+    pub generation: Generation,
+    /// Why.
+    pub reason: Reason,
+    /// The generation that stays in force.
+    pub kept: Generation,
+    /// The upgrade refused.
+    pub upgrade: Option<UpgradeId>,
+}
+
+/// What is sent to an actor.
+pub(crate) enum Message {
+    Order {
+        desired: Box<DesiredState>,
+        manifest: Option<ManifestBytes>,
+        hold: Option<HoldOrder>,
+        answer: oneshot::Sender<Result<Acked, Nacked>>,
+    },
+    LocalRollback {
+        to: Option<ComponentState>,
+        message: String,
+        answer: oneshot::Sender<Result<(), Reason>>,
+    },
+    ReportAcked {
+        upgrade: UpgradeId,
+        sequence: u64,
+    },
+    Snapshot {
+        answer: oneshot::Sender<Snapshot>,
+    },
+    Tail {
+        lines: usize,
+        answer: oneshot::Sender<Result<Vec<String>, Reason>>,
+    },
+}
+
+/// What an actor knows at one moment.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// What the component is and runs.
+    pub inventory: ComponentInventory,
+    /// What an upgrade under way waits for, or how the last one ended.
+    pub reason: Option<Reason>,
+    /// Reports that are not acknowledged, oldest first.
+    pub reports: Vec<UpgradeReport>,
+}
+
+/// Talks to one component's actor. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    component: ComponentId,
+    sender: mpsc::Sender<Message>,
+}
+
+impl Handle {
+    pub(crate) fn new(component: ComponentId, sender: mpsc::Sender<Message>) -> Self {
+        Self { component, sender }
+    }
+
+    /// The component.
+    #[must_use]
+    pub fn component(&self) -> &ComponentId {
+        &self.component
+    }
+
+    /// Offers a desired state, with the manifest's bytes where it installs, and a hold order if one came along.
+    ///
+    /// # Errors
+    /// [`Nacked`] where the agent's policy says no, or the agent is ending.
+    pub async fn order(
+        &self,
+        desired: DesiredState,
+        manifest: Option<ManifestBytes>,
+        hold: Option<HoldOrder>,
+    ) -> Result<Acked, Nacked> {
+        let (generation, upgrade) = (desired.generation, desired.upgrade.clone());
+        let desired = Box::new(desired);
+        self.ask(|answer| Message::Order { desired, manifest, hold, answer })
+            .await
+            .unwrap_or_else(|reason| Err(Nacked { generation, reason, kept: Generation::default(), upgrade }))
+    }
+
+    /// Puts a kept state back by will of a person at the node, and holds the component. `None` means the
+    /// newest kept one. Returns once the rollback is recorded, not when it is done.
+    ///
+    /// # Errors
+    /// Where there is no such state.
+    pub async fn roll_back(&self, to: Option<ComponentState>, message: String) -> Result<(), Reason> {
+        self.ask(|answer| Message::LocalRollback { to, message, answer }).await?
+    }
+
+    /// The controller has recorded all reports of `upgrade` up to `sequence`.
+    pub async fn report_acked(&self, upgrade: UpgradeId, sequence: u64) {
+        // A closed channel means that the agent is ending; the report is sent again after its next start.
+        let _ = self.sender.send(Message::ReportAcked { upgrade, sequence }).await;
+    }
+
+    /// What the component is, runs and has to report.
+    ///
+    /// # Errors
+    /// Where the agent is ending.
+    pub async fn snapshot(&self) -> Result<Snapshot, Reason> {
+        self.ask(|answer| Message::Snapshot { answer }).await
+    }
+
+    /// The last `lines` lines of the component's output.
+    ///
+    /// # Errors
+    /// Where it is not supervised, or the agent is ending.
+    pub async fn tail(&self, lines: usize) -> Result<Vec<String>, Reason> {
+        self.ask(|answer| Message::Tail { lines, answer }).await?
+    }
+
+    async fn ask<T>(&self, message: impl FnOnce(oneshot::Sender<T>) -> Message) -> Result<T, Reason> {
+        let (sender, receiver) = oneshot::channel();
+        let ending = || Reason::new(ReasonCode::AgentEnding);
+        self.sender.send(message(sender)).await.map_err(|_| ending())?;
+        receiver.await.map_err(|_| ending())
+    }
+}
+
+/// The handles of all components; changes when the configuration is read again. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Handles(Arc<RwLock<BTreeMap<ComponentId, Handle>>>);
+
+impl Handles {
+    /// The handle of a component.
+    ///
+    /// # Errors
+    /// [`ReasonCode::UnknownComponent`] where the configuration has no such component.
+    pub fn get(&self, component: &ComponentId) -> Result<Handle, Reason> {
+        let handles = self.0.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let unknown = || Reason::new(ReasonCode::UnknownComponent).with("component", component);
+        handles.get(component).cloned().ok_or_else(unknown)
+    }
+
+    /// All of them, by component.
+    #[must_use]
+    pub fn all(&self) -> Vec<Handle> {
+        let handles = self.0.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        handles.values().cloned().collect()
+    }
+
+    /// Adds or replaces a handle.
+    pub(crate) fn insert(&self, handle: Handle) {
+        let mut handles = self.0.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        handles.insert(handle.component().clone(), handle);
+    }
+
+    /// Removes the handle of a component that left the configuration.
+    pub(crate) fn remove(&self, component: &ComponentId) {
+        let mut handles = self.0.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        handles.remove(component);
+    }
+}
