@@ -1,7 +1,5 @@
 //! What happens to a component, and what the machine wants done about it.
 
-use std::time::Duration;
-
 use super::{
     policy::Policy,
     step::{Answer, Failure, Step},
@@ -97,8 +95,6 @@ pub enum Effect {
         ticket: u64,
         /// What to do.
         step: Step,
-        /// Give it up after so long.
-        limit: Duration,
     },
     /// Leave the step of this ticket; its answer is of no interest any more.
     Abort {

@@ -4,13 +4,16 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+pub mod admit;
 pub mod event;
+pub mod keep;
 pub mod machine;
 pub mod outbox;
 pub mod policy;
 pub mod preflight;
 pub mod record;
 pub mod recover;
+pub mod soak;
 pub mod step;
 
 macro_rules! named {

@@ -1,0 +1,187 @@
+//! Watching a process: consecutive passes, consecutive failures, the time to become healthy, the soak time.
+
+use std::time::Duration;
+
+use super::{
+    policy::{Policy, ProbePolicy},
+    step::{Probed, Process},
+};
+use crate::{
+    reason::{Reason, ReasonCode},
+    time::Time,
+};
+
+/// How many answers of probes are kept as evidence.
+const MAX_RESULTS: usize = 20;
+
+/// What is known of a process under watch. Lost with the agent: the next one watches from the beginning.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Watch {
+    begun: Time,
+    limit: Duration,
+    soak: Duration,
+    strict: bool,
+    pid: Option<u32>,
+    counts: Vec<Count>,
+    healthy: Option<Time>,
+    failed: Option<Reason>,
+    problem: String,
+    results: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Count {
+    due: Time,
+    passes: u32,
+    failures: u32,
+}
+
+/// What the watch has come to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Go on watching.
+    Watching,
+    /// Healthy for the soak time.
+    Healthy,
+    /// It is not going to be.
+    Failed(Reason),
+}
+
+impl Watch {
+    /// Begins to watch the process `pid`. A strict watch takes an end of the process for a failure, since a
+    /// new version that falls over once is not healthy; the other is for what is put back.
+    #[must_use]
+    pub fn new(policy: &Policy, soak: Duration, strict: bool, pid: Option<u32>, now: Time) -> Self {
+        let count = |_: &ProbePolicy| Count { due: now, passes: 0, failures: 0 };
+        Self {
+            begun: now,
+            limit: policy.start_deadline,
+            soak,
+            strict,
+            pid,
+            counts: policy.probes.iter().map(count).collect(),
+            healthy: None,
+            failed: None,
+            problem: "no probe has answered yet".to_owned(),
+            results: Vec::new(),
+        }
+    }
+
+    /// The probe to run now, if one is due.
+    #[must_use]
+    pub fn due(&self, now: Time) -> Option<usize> {
+        self.counts.iter().position(|count| count.due <= now)
+    }
+
+    /// When to look again if no probe answers before.
+    #[must_use]
+    pub fn wake_at(&self) -> Time {
+        let probe = self.counts.iter().map(|count| count.due).min();
+        let end = match self.healthy {
+            Some(healthy) => healthy.after(self.soak),
+            None => self.begun.after(self.limit),
+        };
+        probe.map_or(end, |due| due.min(end))
+    }
+
+    /// Takes in one run of a probe.
+    pub fn note(&mut self, policy: &Policy, index: usize, probed: &Probed, now: Time) {
+        let (Some(count), Some(probe)) = (self.counts.get_mut(index), policy.probes.get(index)) else {
+            return;
+        };
+        count.due = now.after(probe.interval);
+        match &probed.result {
+            Ok(()) => (count.passes, count.failures) = (count.passes.saturating_add(1), 0),
+            Err(problem) => {
+                (count.passes, count.failures) = (0, count.failures.saturating_add(1));
+                self.problem.clone_from(problem);
+            }
+        }
+        let failures = count.failures;
+        let text = probed.result.as_ref().map_or_else(Clone::clone, |()| "passed".to_owned());
+        self.results.push(format!("probe {index}: {text}"));
+        let surplus = self.results.len().saturating_sub(MAX_RESULTS);
+        self.results.drain(..surplus);
+        if self.healthy.is_some() && failures >= probe.failures.max(1) {
+            let reason = Reason::new(ReasonCode::ProbeFailed).with("failed", failures);
+            self.failed = Some(reason.with("problem", &self.problem));
+        }
+        self.note_process(policy, &probed.process, now);
+        let healthy = |(count, probe): (&Count, &ProbePolicy)| count.passes >= probe.successes.max(1);
+        if self.healthy.is_none() && self.counts.iter().zip(&policy.probes).all(healthy) {
+            self.healthy = Some(now);
+        }
+    }
+
+    fn note_process(&mut self, policy: &Policy, process: &Process, now: Time) {
+        if !policy.supervised {
+            return;
+        }
+        let exit = match process {
+            Process::Running { pid, .. } if self.pid.is_none() || self.pid == Some(*pid) => None,
+            Process::Running { .. } => Some("a restart".to_owned()),
+            Process::Down { exit } => Some(exit.clone()),
+            Process::NotRun => Some("an unknown exit".to_owned()),
+        };
+        self.pid = process.pid().or(self.pid);
+        let Some(exit) = exit else { return };
+        if self.strict {
+            let after = format!("{} ms", now.since(self.begun).as_millis());
+            self.failed =
+                Some(Reason::new(ReasonCode::ProcessExited).with("exit", exit).with("after", after));
+        } else {
+            self.problem = format!("the process ended with {exit}");
+            self.counts.iter_mut().for_each(|count| count.passes = 0);
+        }
+    }
+
+    /// What it has come to by `now`.
+    #[must_use]
+    pub fn verdict(&self, now: Time) -> Verdict {
+        if let Some(reason) = &self.failed {
+            return Verdict::Failed(reason.clone());
+        }
+        match self.healthy {
+            // A probe that fails right at the end is waited for: it recovers or reaches its threshold.
+            Some(healthy) if now >= healthy.after(self.soak) => {
+                let failing = self.counts.iter().any(|count| count.failures > 0);
+                if failing { Verdict::Watching } else { Verdict::Healthy }
+            }
+            None if now >= self.begun.after(self.limit) => {
+                let limit = format!("{} ms", self.limit.as_millis());
+                let reason = Reason::new(ReasonCode::ProbeTimedOut).with("limit", limit);
+                Verdict::Failed(reason.with("problem", &self.problem))
+            }
+            _ => Verdict::Watching,
+        }
+    }
+
+    /// What it waits for.
+    #[must_use]
+    pub fn reason(&self, policy: &Policy) -> Reason {
+        if self.healthy.is_some() {
+            return Reason::new(ReasonCode::Soaking).with("soak", format!("{} ms", self.soak.as_millis()));
+        }
+        let needed = policy.probes.iter().map(|probe| probe.successes.max(1)).max().unwrap_or(1);
+        let passed = self.counts.iter().map(|count| count.passes).min().unwrap_or(0);
+        Reason::new(ReasonCode::Probing).with("passed", passed).with("needed", needed)
+    }
+
+    /// Whether every probe has passed often enough, so that the soak time runs.
+    #[must_use]
+    pub fn soaking(&self) -> bool {
+        self.healthy.is_some()
+    }
+
+    /// The last problem a probe reported.
+    #[must_use]
+    pub fn problem(&self) -> &str {
+        &self.problem
+    }
+
+    /// The last answers of the probes, oldest first.
+    #[must_use]
+    pub fn results(&self) -> &[String] {
+        &self.results
+    }
+}
