@@ -10,6 +10,8 @@ mod error;
 mod notice;
 mod page;
 mod records;
+mod report;
+pub mod sqlite;
 
 use async_trait::async_trait;
 use tokio::sync::broadcast;

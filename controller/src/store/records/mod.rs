@@ -8,7 +8,7 @@ mod rollout;
 pub use content::{ArtifactRecord, DigestFailure, QuarantineRecord, ReleaseRecord, Yank};
 pub use fleet::{ComponentRecord, DesiredRecord, NodeRecord, NodeState, Refusal, SessionRecord};
 pub use identity::{AuditRecord, CertificateRecord, RequestRecord, Role, Subject, TokenRecord};
-pub use rollout::{EventKind, EventRecord, RolloutDoc, RolloutRecord};
+pub use rollout::{EventKind, EventRecord, RolloutRecord};
 
 /// What is known about the store itself.
 #[derive(Clone, Debug, PartialEq, Eq)]

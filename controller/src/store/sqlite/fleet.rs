@@ -1,0 +1,234 @@
+//! Writes nodes, their sessions and components, and what they should run.
+
+use std::collections::BTreeMap;
+
+use upfleet_domain::{
+    id::{ComponentId, NodeId, RolloutId},
+    order::{DesiredState, Generation, HoldOrder},
+    release::Platform,
+    report::ComponentInventory,
+    time::Time,
+};
+
+use super::{
+    batch::{Batch, expect, missing, stale},
+    error::{count, from_doc, int, to_doc},
+};
+use crate::store::{
+    ComponentRecord, DesiredRecord, Expected, NodeRecord, Notice, Result, SessionRecord, StoreError,
+};
+
+pub(super) async fn put_node(batch: &mut Batch<'_>, node: NodeRecord, expected: Expected) -> Result<()> {
+    let select = "SELECT revision FROM node WHERE id = $1";
+    let found = sqlx::query_scalar::<_, i64>(select).bind(node.id.as_str());
+    let found = found.fetch_optional(&mut *batch.conn).await?.map(count);
+    let revision = expect(expected, found, "node", &node.id)?;
+    let upsert = "INSERT INTO node (id, revision, doc) VALUES ($1, $2, $3) \
+                  ON CONFLICT (id) DO UPDATE SET revision = excluded.revision, doc = excluded.doc";
+    let upsert = sqlx::query(upsert).bind(node.id.as_str()).bind(int(revision)).bind(to_doc(&node));
+    upsert.execute(&mut *batch.conn).await?;
+    batch.tell_node(node.id);
+    Ok(())
+}
+
+pub(super) async fn open_session(
+    batch: &mut Batch<'_>,
+    id: NodeId,
+    session: SessionRecord,
+    platform: Option<Platform>,
+    facts: BTreeMap<String, String>,
+) -> Result<()> {
+    let select = sqlx::query_scalar::<_, String>("SELECT doc FROM node WHERE id = $1").bind(id.as_str());
+    let doc = select.fetch_optional(&mut *batch.conn).await?.ok_or_else(|| missing("node", &id))?;
+    let mut node: NodeRecord = from_doc("node", id.as_str(), &doc)?;
+    node.platform = platform.or(node.platform);
+    node.facts = facts;
+    let update = "UPDATE node SET session = $2, last_seen = $3, doc = $4 WHERE id = $1";
+    let update = sqlx::query(update).bind(id.as_str()).bind(to_doc(&session)).bind(session.since.0);
+    update.bind(to_doc(&node)).execute(&mut *batch.conn).await?;
+    batch.tell_node(id);
+    Ok(())
+}
+
+pub(super) async fn close_session(
+    batch: &mut Batch<'_>,
+    id: NodeId,
+    instance_id: &str,
+    time: Time,
+) -> Result<()> {
+    let select = sqlx::query_scalar::<_, Option<String>>("SELECT session FROM node WHERE id = $1");
+    let Some(Some(doc)) = select.bind(id.as_str()).fetch_optional(&mut *batch.conn).await? else {
+        return Ok(());
+    };
+    let session: SessionRecord = from_doc("session of node", id.as_str(), &doc)?;
+    if session.instance_id != instance_id {
+        return Ok(());
+    }
+    let update = "UPDATE node SET session = NULL, last_seen = $2 WHERE id = $1";
+    sqlx::query(update).bind(id.as_str()).bind(time.0).execute(&mut *batch.conn).await?;
+    batch.tell_node(id);
+    Ok(())
+}
+
+pub(super) async fn close_all_sessions(batch: &mut Batch<'_>) -> Result<()> {
+    let update = "UPDATE node SET session = NULL WHERE session IS NOT NULL RETURNING id";
+    for id in sqlx::query_scalar::<_, String>(update).fetch_all(&mut *batch.conn).await? {
+        batch.tell_node(parse_node(&id)?);
+    }
+    Ok(())
+}
+
+pub(super) async fn see_nodes(batch: &mut Batch<'_>, seen: Vec<(NodeId, Time)>) -> Result<()> {
+    let update = "UPDATE node SET last_seen = $2 WHERE id = $1 AND (last_seen IS NULL OR last_seen < $2)";
+    for (id, time) in seen {
+        sqlx::query(update).bind(id.as_str()).bind(time.0).execute(&mut *batch.conn).await?;
+    }
+    Ok(())
+}
+
+pub(super) async fn put_component(
+    batch: &mut Batch<'_>,
+    node: NodeId,
+    inventory: ComponentInventory,
+    changed: Option<(String, Option<RolloutId>)>,
+) -> Result<()> {
+    let component = inventory.component.clone();
+    let select = "SELECT revision, doc FROM component WHERE node = $1 AND component = $2";
+    let row = sqlx::query_as::<_, (i64, String)>(select).bind(node.as_str()).bind(component.as_str());
+    let row = row.fetch_optional(&mut *batch.conn).await?;
+    let mut revision = 1;
+    let mut record = ComponentRecord {
+        node: node.clone(),
+        inventory: inventory.clone(),
+        changed_by: inventory.changer.clone(),
+        rollout: None,
+        revision,
+    };
+    if let Some((found, doc)) = row {
+        let stored: ComponentRecord = from_doc("component", component.as_str(), &doc)?;
+        if stored.inventory == inventory && changed.is_none() {
+            return Ok(());
+        }
+        revision = count(found) + 1;
+        // Who changed it stays known for as long as the same content is in force.
+        if stored.inventory.current.same_content(&inventory.current) {
+            record.changed_by = stored.changed_by;
+            record.rollout = stored.rollout;
+        }
+    }
+    if let Some((actor, rollout)) = changed {
+        record.changed_by = actor;
+        record.rollout = rollout;
+    }
+    let upsert = "INSERT INTO component (node, component, revision, doc) VALUES ($1, $2, $3, $4) \
+                  ON CONFLICT (node, component) DO UPDATE SET revision = excluded.revision, doc = excluded.doc";
+    let upsert = sqlx::query(upsert).bind(node.as_str()).bind(component.as_str()).bind(int(revision));
+    let written = upsert.bind(to_doc(&record)).execute(&mut *batch.conn).await;
+    written.map_err(|error| no_node(error, &node))?;
+    batch.tell_node(node);
+    Ok(())
+}
+
+pub(super) async fn keep_components(
+    batch: &mut Batch<'_>,
+    node: NodeId,
+    components: &[ComponentId],
+) -> Result<()> {
+    let select = sqlx::query_scalar::<_, String>("SELECT component FROM component WHERE node = $1");
+    let stored = select.bind(node.as_str()).fetch_all(&mut *batch.conn).await?;
+    for name in stored.iter().filter(|name| components.iter().all(|kept| kept.as_str() != *name)) {
+        let delete = sqlx::query("DELETE FROM component WHERE node = $1 AND component = $2");
+        delete.bind(node.as_str()).bind(name).execute(&mut *batch.conn).await?;
+        batch.tell_node(node.clone());
+    }
+    Ok(())
+}
+
+pub(super) async fn put_desired(batch: &mut Batch<'_>, node: NodeId, desired: DesiredState) -> Result<()> {
+    let component = desired.component.clone();
+    let mut record = read_desired(batch, &node, &component).await?;
+    if record.desired.is_some() && desired.generation <= record.generation() {
+        return Err(stale("desired state of", &format!("{node}/{component}")).into());
+    }
+    record.desired = Some(desired);
+    record.nack = None;
+    write_desired(batch, &record).await
+}
+
+pub(super) async fn put_hold(
+    batch: &mut Batch<'_>,
+    node: NodeId,
+    component: ComponentId,
+    hold: HoldOrder,
+) -> Result<()> {
+    let mut record = read_desired(batch, &node, &component).await?;
+    if record.hold.as_ref().is_some_and(|stored| hold.generation <= stored.generation) {
+        return Err(stale("hold of", &format!("{node}/{component}")).into());
+    }
+    record.hold = Some(hold);
+    write_desired(batch, &record).await
+}
+
+pub(super) async fn acknowledge(
+    batch: &mut Batch<'_>,
+    node: NodeId,
+    component: ComponentId,
+    generation: Generation,
+    hold_generation: u64,
+) -> Result<()> {
+    let mut record = read_desired(batch, &node, &component).await?;
+    if generation <= record.acked && hold_generation <= record.hold_acked {
+        return Ok(());
+    }
+    record.acked = record.acked.max(generation);
+    record.hold_acked = record.hold_acked.max(hold_generation);
+    write_desired(batch, &record).await
+}
+
+/// The stored row, or an empty one.
+pub(super) async fn read_desired(
+    batch: &mut Batch<'_>,
+    node: &NodeId,
+    component: &ComponentId,
+) -> Result<DesiredRecord> {
+    let select = "SELECT doc FROM desired WHERE node = $1 AND component = $2";
+    let row = sqlx::query_scalar::<_, String>(select).bind(node.as_str()).bind(component.as_str());
+    match row.fetch_optional(&mut *batch.conn).await? {
+        Some(doc) => from_doc("desired state of", node.as_str(), &doc),
+        None => Ok(DesiredRecord {
+            node: node.clone(),
+            component: component.clone(),
+            desired: None,
+            hold: None,
+            acked: Generation::default(),
+            hold_acked: 0,
+            nack: None,
+        }),
+    }
+}
+
+pub(super) async fn write_desired(batch: &mut Batch<'_>, record: &DesiredRecord) -> Result<()> {
+    let generation = record.generation();
+    let upsert = "INSERT INTO desired (node, component, epoch, number, doc) VALUES ($1, $2, $3, $4, $5) \
+                  ON CONFLICT (node, component) DO UPDATE \
+                  SET epoch = excluded.epoch, number = excluded.number, doc = excluded.doc";
+    let upsert = sqlx::query(upsert)
+        .bind(record.node.as_str())
+        .bind(record.component.as_str())
+        .bind(int(generation.epoch))
+        .bind(int(generation.number))
+        .bind(to_doc(record));
+    upsert.execute(&mut *batch.conn).await.map_err(|error| no_node(error, &record.node))?;
+    batch.tell(Notice::Desired { node: record.node.clone() });
+    Ok(())
+}
+
+/// A row whose node is not there.
+fn no_node(error: sqlx::Error, node: &NodeId) -> StoreError {
+    let foreign = error.as_database_error().is_some_and(|error| error.is_foreign_key_violation());
+    if foreign { missing("node", node).into() } else { error.into() }
+}
+
+fn parse_node(id: &str) -> Result<NodeId> {
+    NodeId::new(id).map_err(|source| super::error::damaged("node", id, source))
+}

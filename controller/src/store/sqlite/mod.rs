@@ -1,0 +1,198 @@
+//! The store on SQLite: one connection writes, four read.
+//!
+//! WAL with `synchronous=FULL`: what was answered survives a power cut. The SQL is common to SQLite and
+//! PostgreSQL; what is not stays in `mod.rs` and `writer.rs`.
+
+mod batch;
+mod content;
+mod error;
+mod fleet;
+mod identity;
+mod read;
+mod read_content;
+mod read_rollout;
+mod rollout;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::{
+    fs::{File, TryLockError},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use sqlx::{
+    SqlitePool,
+    migrate::{MigrateError, Migrator},
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+};
+use tokio::sync::{broadcast, mpsc};
+
+use super::{Notice, Result, StoreError};
+
+static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
+
+/// The database's file name in the data directory.
+pub const FILE: &str = "upfleet.db";
+/// How many connections read at once.
+const READERS: u32 = 4;
+/// How long a write waits for a lock that another process holds, e.g. a backup.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// How many notices a receiver may lag before it must read everything again.
+const NOTICES: usize = 4096;
+/// How many batches may wait for the writer; more callers wait in line.
+const QUEUE: usize = 1024;
+
+/// The store on SQLite.
+pub struct SqliteStore {
+    readers: SqlitePool,
+    writer: SqlitePool,
+    queue: mpsc::Sender<writer::Job>,
+    notices: broadcast::Sender<Notice>,
+    /// Held for as long as the store is open, so that two controllers never share a data directory.
+    _lock: Option<File>,
+}
+
+impl SqliteStore {
+    /// Opens the store in a data directory, creating or migrating it.
+    ///
+    /// # Errors
+    /// [`StoreError::TooNew`] where a newer version wrote it, [`StoreError::Unavailable`] where another
+    /// process has it open or the disk refuses.
+    pub async fn open(data: &Path) -> Result<Self> {
+        let lock = lock(data)?;
+        Self::open_with(&data.join(FILE), Some(lock), BUSY_TIMEOUT).await
+    }
+
+    /// A store in memory, gone when it is dropped. For tests.
+    ///
+    /// # Errors
+    /// Where SQLite fails.
+    pub async fn memory() -> Result<Self> {
+        let options = SqliteConnectOptions::new().in_memory(true).foreign_keys(true);
+        let pool = pool(1).connect_with(options).await?;
+        migrate(&pool, Path::new(":memory:")).await?;
+        Ok(Self::start(pool.clone(), pool, None))
+    }
+
+    async fn open_with(path: &Path, lock: Option<File>, busy: Duration) -> Result<Self> {
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .foreign_keys(true)
+            .busy_timeout(busy);
+        create_private(path)?;
+        let writer = pool(1).connect_with(options.clone()).await?;
+        migrate(&writer, path).await?;
+        let readers = pool(READERS).connect_with(options.read_only(true)).await?;
+        Ok(Self::start(writer, readers, lock))
+    }
+
+    fn start(writer: SqlitePool, readers: SqlitePool, lock: Option<File>) -> Self {
+        let (notices, _) = broadcast::channel(NOTICES);
+        let (queue, jobs) = mpsc::channel(QUEUE);
+        tokio::spawn(writer::run(writer.clone(), jobs, notices.clone()));
+        Self { readers, writer, queue, notices, _lock: lock }
+    }
+
+    /// Writes what waits, then closes. Later calls answer [`StoreError::Unavailable`].
+    pub async fn close(&self) {
+        let (answer, done) = tokio::sync::oneshot::channel();
+        if self.queue.send(writer::Job::Close { answer }).await.is_ok() {
+            // The writer ends after its answer; where it is gone already, there is nothing to wait for.
+            let _ = done.await;
+        }
+        self.readers.close().await;
+        self.writer.close().await;
+    }
+}
+
+fn pool(connections: u32) -> SqlitePoolOptions {
+    SqlitePoolOptions::new()
+        .max_connections(connections)
+        .min_connections(1)
+        .idle_timeout(None)
+        .max_lifetime(None)
+        .test_before_acquire(false)
+}
+
+fn unavailable(operation: &'static str, problem: impl std::fmt::Display) -> StoreError {
+    StoreError::Unavailable { operation, problem: problem.to_string() }
+}
+
+/// Takes the lock of a data directory; it is released when the file is dropped.
+///
+/// # Errors
+/// [`StoreError::Unavailable`] where another process holds it.
+pub(crate) fn lock(data: &Path) -> Result<File> {
+    let path = data.join("upfleet.lock");
+    let file = File::options().create(true).truncate(false).write(true).open(&path);
+    let file = file.map_err(|error| unavailable("open", format!("`{}`: {error}", path.display())))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            Err(unavailable("open", format!("another controller uses `{}`", data.display())))
+        }
+        Err(TryLockError::Error(error)) => Err(unavailable("open", error)),
+    }
+}
+
+/// Creates the database's file readable by its owner only, before SQLite would create it for all.
+fn create_private(path: &Path) -> Result<()> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let file = File::options().create(true).truncate(false).write(true).mode(0o600).open(path);
+    file.map(drop).map_err(|error| unavailable("open", format!("`{}`: {error}", path.display())))
+}
+
+/// The newest migration that this version knows.
+pub(crate) fn known_format() -> u32 {
+    MIGRATIONS.iter().map(|migration| migration.version).max().map_or(0, format)
+}
+
+fn format(version: i64) -> u32 {
+    u32::try_from(version).unwrap_or(u32::MAX)
+}
+
+/// The number of the newest migration applied, 0 for an empty database.
+async fn applied(pool: &SqlitePool) -> Result<u32> {
+    let table = "SELECT name FROM sqlite_master WHERE name = '_sqlx_migrations'";
+    if sqlx::query(table).fetch_optional(pool).await?.is_none() {
+        return Ok(0);
+    }
+    let newest = "SELECT COALESCE(MAX(version), 0) FROM _sqlx_migrations";
+    Ok(format(sqlx::query_scalar::<_, i64>(newest).fetch_one(pool).await?))
+}
+
+async fn migrate(pool: &SqlitePool, path: &Path) -> Result<()> {
+    let (found, known) = (applied(pool).await?, known_format());
+    if found > known {
+        return Err(StoreError::TooNew { path: path.display().to_string(), found, known });
+    }
+    MIGRATIONS.run(pool).await.map_err(|error| match error {
+        MigrateError::Execute(error) => StoreError::from(error),
+        error => StoreError::Internal { operation: "migrate", source: Box::new(error) },
+    })?;
+    let insert = "INSERT INTO meta (key, value) VALUES ($1, $2) ON CONFLICT (key) DO NOTHING";
+    for (key, value) in [("epoch", "1".to_owned()), ("cluster_id", uuid::Uuid::new_v4().to_string())] {
+        sqlx::query(insert).bind(key).bind(value).execute(pool).await?;
+    }
+    Ok(())
+}
+
+/// Opens the database of a data directory to read alone, beside a controller that may be running.
+///
+/// # Errors
+/// Where it can't be opened.
+pub(crate) async fn open_beside(path: &Path) -> Result<SqlitePool> {
+    let options = SqliteConnectOptions::new().filename(path).busy_timeout(BUSY_TIMEOUT);
+    Ok(pool(1).connect_with(options).await?)
+}
+
+/// Where the database of a data directory lies.
+#[must_use]
+pub fn path(data: &Path) -> PathBuf {
+    data.join(FILE)
+}

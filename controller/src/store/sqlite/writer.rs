@@ -1,0 +1,164 @@
+//! The one task that writes: it takes all batches that wait, applies each in a savepoint, and makes them
+//! durable with one commit.
+
+use sqlx::{Sqlite, SqliteConnection, SqlitePool, pool::PoolConnection};
+use tokio::sync::{broadcast, mpsc, oneshot};
+
+use super::batch;
+use crate::store::{Change, Committed, Notice, Result, StoreError};
+
+/// The most batches that share a commit: bounds how long the first of them waits.
+const MAX_GROUP: usize = 256;
+
+/// What the writer is asked.
+pub(super) enum Job {
+    /// Write this.
+    Batch { changes: Vec<Change>, answer: oneshot::Sender<Result<Committed>> },
+    /// End, once all before is written.
+    Close { answer: oneshot::Sender<()> },
+}
+
+/// A batch that was applied, or refused, and waits for the group's commit.
+struct Applied {
+    answer: oneshot::Sender<Result<Committed>>,
+    result: Result<Committed>,
+    notices: Vec<Notice>,
+}
+
+/// Writes until the store is dropped or closed.
+pub(super) async fn run(
+    pool: SqlitePool,
+    mut queue: mpsc::Receiver<Job>,
+    notices: broadcast::Sender<Notice>,
+) {
+    let mut jobs = Vec::new();
+    while queue.recv_many(&mut jobs, MAX_GROUP).await > 0 {
+        let mut batches = Vec::new();
+        let mut close = None;
+        for job in jobs.drain(..) {
+            match job {
+                Job::Batch { changes, answer } => batches.push((changes, answer)),
+                Job::Close { answer } => close = Some(answer),
+            }
+        }
+        if !batches.is_empty() {
+            group(&pool, batches, &notices).await;
+        }
+        if let Some(answer) = close {
+            queue.close();
+            let _ = answer.send(());
+            return;
+        }
+    }
+}
+
+type Waiting = (Vec<Change>, oneshot::Sender<Result<Committed>>);
+
+async fn group(pool: &SqlitePool, batches: Vec<Waiting>, notices: &broadcast::Sender<Notice>) {
+    let mut applied = Vec::with_capacity(batches.len());
+    match write(pool, batches, &mut applied).await {
+        Ok(()) => {
+            let mut told: Vec<Notice> = applied.iter_mut().flat_map(|one| one.notices.drain(..)).collect();
+            told.sort();
+            told.dedup();
+            for notice in told {
+                // Nobody listening is no error: whoever comes later reads the store.
+                let _ = notices.send(notice);
+            }
+            for one in applied {
+                let _ = one.answer.send(one.result);
+            }
+        }
+        // Nothing of the group was written, so a conflict found in it may have been with a batch that is not
+        // there: everybody is told the same.
+        Err(error) => {
+            tracing::warn!(%error, batches = applied.len(), "could not write to the store");
+            for one in applied {
+                let _ = one.answer.send(Err(again(&error)));
+            }
+        }
+    }
+}
+
+/// The same error for one more caller.
+fn again(error: &StoreError) -> StoreError {
+    match error {
+        StoreError::Unavailable { operation, problem } => {
+            StoreError::Unavailable { operation, problem: problem.clone() }
+        }
+        other => StoreError::Unavailable { operation: "access", problem: other.to_string() },
+    }
+}
+
+/// Applies a group and commits it. On an error nothing is written, and `applied` holds every caller.
+async fn write(pool: &SqlitePool, batches: Vec<Waiting>, applied: &mut Vec<Applied>) -> Result<()> {
+    let mut batches = batches.into_iter();
+    let outcome = attempt(pool, &mut batches, applied).await;
+    if outcome.is_err() {
+        let rest =
+            batches.map(|(_, answer)| Applied { answer, result: Ok(Committed::default()), notices: vec![] });
+        applied.extend(rest);
+    }
+    outcome
+}
+
+async fn attempt(
+    pool: &SqlitePool,
+    batches: &mut impl Iterator<Item = Waiting>,
+    applied: &mut Vec<Applied>,
+) -> Result<()> {
+    let mut conn = pool.acquire().await?;
+    execute(&mut conn, "BEGIN IMMEDIATE").await?;
+    let outcome = apply_all(&mut conn, batches, applied).await;
+    let outcome = match outcome {
+        Ok(()) => execute(&mut conn, "COMMIT").await,
+        failed => failed,
+    };
+    if outcome.is_err() {
+        roll_back(conn).await;
+    }
+    outcome
+}
+
+/// Undoes a group. SQLite may have undone it already; a connection in doubt is closed, and the pool opens
+/// another for the next group.
+async fn roll_back(mut conn: PoolConnection<Sqlite>) {
+    if execute(&mut conn, "ROLLBACK").await.is_err() {
+        let _ = conn.close().await;
+    }
+}
+
+async fn apply_all(
+    conn: &mut SqliteConnection,
+    batches: &mut impl Iterator<Item = Waiting>,
+    applied: &mut Vec<Applied>,
+) -> Result<()> {
+    for (changes, answer) in batches {
+        let outcome = savepoint(conn, changes).await;
+        let (fatal, result, notices) = match outcome {
+            Ok((committed, notices)) => (None, Ok(committed), notices),
+            Err(error @ StoreError::Unavailable { .. }) => (Some(again(&error)), Err(error), vec![]),
+            Err(error) => (None, Err(error), vec![]),
+        };
+        applied.push(Applied { answer, result, notices });
+        if let Some(error) = fatal {
+            return Err(error);
+        }
+    }
+    Ok(())
+}
+
+async fn savepoint(conn: &mut SqliteConnection, changes: Vec<Change>) -> Result<(Committed, Vec<Notice>)> {
+    execute(conn, "SAVEPOINT batch").await?;
+    let outcome = batch::apply(conn, changes).await;
+    if outcome.is_err() {
+        execute(conn, "ROLLBACK TO batch").await?;
+    }
+    execute(conn, "RELEASE batch").await?;
+    outcome
+}
+
+async fn execute(conn: &mut SqliteConnection, sql: &'static str) -> Result<()> {
+    sqlx::query(sql).execute(conn).await?;
+    Ok(())
+}
