@@ -3,6 +3,13 @@
 //! `cli` and `dev` are what people touch; they reach the controller through the generated client only.
 //! What `upfleet serve` runs lives in the other modules.
 
+pub mod auth;
+pub mod ca;
 pub mod cli;
+pub mod clock;
 pub mod exit;
+pub mod files;
 pub mod store;
+#[cfg(test)]
+mod testing;
+pub mod tls;
