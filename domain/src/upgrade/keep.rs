@@ -53,8 +53,8 @@ pub fn kept_digests(record: &Record) -> Vec<Digest> {
 /// The states to put back, in the order in which they are tried: the one before, then older ones. A
 /// component is only ever removed where it was not there before.
 #[must_use]
-pub fn ways_back(record: &Record, from: &ComponentState) -> Vec<ComponentState> {
-    let older = record.kept.iter().filter(|state| state.base != Base::Absent && !state.same_content(from));
+pub fn ways_back(kept: &[ComponentState], from: &ComponentState) -> Vec<ComponentState> {
+    let older = kept.iter().filter(|state| state.base != Base::Absent && !state.same_content(from));
     std::iter::once(from).chain(older).cloned().collect()
 }
 

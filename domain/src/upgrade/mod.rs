@@ -15,6 +15,7 @@ pub mod record;
 pub mod recover;
 pub mod soak;
 pub mod step;
+pub mod table;
 
 macro_rules! named {
     ($(#[$meta:meta])* $type:ident { $($(#[$doc:meta])* $name:ident = $text:literal,)+ }) => {

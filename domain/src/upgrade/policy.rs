@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use super::Phase;
-use crate::{id::ComponentId, release::Kind};
+use crate::{
+    id::ComponentId,
+    release::{Kind, Platform},
+};
 
 /// How many earlier states are kept beside the current one.
 pub const KEEP: usize = 3;
@@ -75,6 +78,8 @@ impl Default for Deadlines {
 /// What a component's configuration says about its upgrades.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
+    /// What the node's programs are built for.
+    pub platform: Platform,
     /// What kind of releases it takes.
     pub kind: Kind,
     /// Earlier states to keep; at least 1, since the way back is one of them.
@@ -102,6 +107,7 @@ pub struct Policy {
 impl Default for Policy {
     fn default() -> Self {
         Self {
+            platform: Platform { os: "linux".to_owned(), arch: "amd64".to_owned() },
             kind: Kind::Binary,
             keep: KEEP,
             allow_downgrade: false,

@@ -45,6 +45,9 @@ pub struct Record {
     pub current: ComponentState,
     /// Whether `current` was ever compared with the node: false until the first inspection adopts what is there.
     pub adopted: bool,
+    /// Whether the agent has started a process for it; after a reboot it is started again.
+    #[serde(default)]
+    pub started: bool,
     /// Earlier states, newest first.
     #[serde(default)]
     pub kept: Vec<ComponentState>,
@@ -84,6 +87,7 @@ impl Record {
             component,
             current: ComponentState::absent(),
             adopted: false,
+            started: false,
             kept: Vec::new(),
             changed: None,
             changer: Changer::default(),

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{
+    Evidence,
     policy::{Policy, ProbePolicy},
     step::{Probed, Process},
 };
@@ -27,6 +28,7 @@ pub struct Watch {
     failed: Option<Reason>,
     problem: String,
     results: Vec<String>,
+    evidence: Evidence,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,6 +66,7 @@ impl Watch {
             failed: None,
             problem: "no probe has answered yet".to_owned(),
             results: Vec::new(),
+            evidence: Evidence::default(),
         }
     }
 
@@ -105,6 +108,9 @@ impl Watch {
         if self.healthy.is_some() && failures >= probe.failures.max(1) {
             let reason = Reason::new(ReasonCode::ProbeFailed).with("failed", failures);
             self.failed = Some(reason.with("problem", &self.problem));
+        }
+        if let Some(evidence) = &probed.evidence {
+            self.evidence = evidence.clone();
         }
         self.note_process(policy, &probed.process, now);
         let healthy = |(count, probe): (&Count, &ProbePolicy)| count.passes >= probe.successes.max(1);
@@ -179,9 +185,9 @@ impl Watch {
         &self.problem
     }
 
-    /// The last answers of the probes, oldest first.
+    /// What the process left behind, with the last answers of the probes, oldest first.
     #[must_use]
-    pub fn results(&self) -> &[String] {
-        &self.results
+    pub fn evidence(&self) -> Evidence {
+        Evidence { probe_results: self.results.clone(), ..self.evidence.clone() }
     }
 }

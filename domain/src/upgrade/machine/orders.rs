@@ -1,0 +1,237 @@
+//! Orders, holds, local rollbacks, and which order is taken up next.
+
+use super::{Ended, Machine};
+use crate::{
+    id::ComponentId,
+    order::{DesiredState, HoldOrder},
+    reason::{Reason, ReasonCode},
+    state::ComponentState,
+    time::Time,
+    upgrade::{
+        Outcome, Phase,
+        admit::{self, Admission},
+        event::{Effect, Offer},
+        record::{Accepted, Goal, Passage},
+    },
+};
+
+impl Machine {
+    pub(super) fn order(&mut self, offer: &Offer, now: Time) {
+        let desired = &offer.desired;
+        let admission = match admit::admit(&self.record, &self.policy, offer) {
+            Ok(admission) => admission,
+            Err(reason) => {
+                self.effects.push(Effect::Answer(Err(reason)));
+                return;
+            }
+        };
+        self.record.generation = desired.generation;
+        self.effects.push(Effect::Answer(Ok(desired.generation)));
+        match admission {
+            Admission::Known | Admission::NoChange => {}
+            Admission::Stay => self.stay(desired, now),
+            Admission::Continue => self.go_on(desired, now),
+            Admission::Begin(accepted) => self.queue(*accepted, now),
+        }
+    }
+
+    /// A newer order: what waits is superseded, what is under way ends if it can still end unnoticed.
+    fn queue(&mut self, accepted: Accepted, now: Time) {
+        if let Some(waiting) = self.record.next.replace(accepted) {
+            let reason = Reason::new(ReasonCode::SupersededByOrder);
+            self.report_end(Ended::unbegun(&waiting), Outcome::Superseded, reason, None, now);
+        }
+        if self.untouched() {
+            self.end(Outcome::Superseded, Reason::new(ReasonCode::SupersededByOrder), now);
+        }
+    }
+
+    /// A person cancels: what is not finished is undone.
+    fn stay(&mut self, desired: &DesiredState, now: Time) {
+        let cancelled = || Reason::new(ReasonCode::CancelledByOrder);
+        let of_passage = self.record.passage.as_ref().and_then(|passage| passage.order.upgrade.clone());
+        let named = desired.upgrade.clone();
+        let mut answered = named.is_none() || named == of_passage;
+        if let Some(waiting) = self.record.next.take() {
+            answered = answered || waiting.upgrade == named;
+            self.report_end(Ended::unbegun(&waiting), Outcome::Cancelled, cancelled(), None, now);
+        }
+        answered = answered || self.record.last.as_ref().is_some_and(|last| last.upgrade == named);
+        if !answered {
+            // It never came here; the controller still waits for its end.
+            let (upgrade, generation) = (named, desired.generation);
+            let ended = Ended { upgrade, generation, from: None, sequence: 0 };
+            self.report_end(ended, Outcome::Cancelled, cancelled(), None, now);
+        }
+        self.cancel(cancelled(), now);
+    }
+
+    /// Ends what is under way: unnoticed where nothing is touched, else by putting the old state back. What is
+    /// decided stands.
+    fn cancel(&mut self, reason: Reason, now: Time) {
+        let Some(passage) = &self.record.passage else { return };
+        if passage.order.upgrade.is_none() {
+            // A local rollback is the will of a person at the node; the controller does not undo it.
+        } else if self.untouched() {
+            self.end(Outcome::Cancelled, reason, now);
+        } else if passage.end.is_none() && passage.phase != Phase::RollingBack {
+            let why = Reason::new(ReasonCode::CancelledAfterSwitch).with("from", &passage.from);
+            self.roll_back(why, false, now);
+        }
+    }
+
+    fn untouched(&self) -> bool {
+        let passage = self.record.passage.as_ref();
+        passage.is_some_and(|passage| passage.end.is_none() && passage.phase < Phase::Activating)
+    }
+
+    /// A further order for the same upgrade: it may go on, or has to wait elsewhere.
+    fn go_on(&mut self, desired: &DesiredState, now: Time) {
+        let steer = |order: &mut Accepted| {
+            order.generation = desired.generation;
+            order.hold_before = desired.hold_before;
+            order.not_after = desired.not_after;
+            order.soak = desired.soak;
+        };
+        if let Some(waiting) = self.record.next.as_mut().filter(|order| order.upgrade == desired.upgrade) {
+            steer(waiting);
+            return;
+        }
+        let Some(passage) = &mut self.record.passage else { return };
+        steer(&mut passage.order);
+        let held = passage.held;
+        if let Some(phase) = held.filter(|_| held != desired.hold_before && passage.end.is_none()) {
+            passage.held = None;
+            self.enter(phase, now);
+        }
+    }
+
+    pub(super) fn hold(&mut self, order: &HoldOrder, now: Time) {
+        if order.generation <= self.record.hold_generation {
+            return;
+        }
+        self.record.hold_generation = order.generation;
+        let held = || {
+            let reason = Reason::new(ReasonCode::HeldByOperator).since(now);
+            reason.with("actor", &order.actor).with("message", &order.message)
+        };
+        self.record.hold = order.hold.then(held);
+        self.effects.push(Effect::Inventory);
+    }
+
+    pub(super) fn local_rollback(&mut self, to: Option<ComponentState>, message: &str, now: Time) {
+        let open = self.record.passage.as_ref().is_some_and(|passage| passage.end.is_none());
+        let known = |state: &ComponentState| admit::is_kept(&self.record, state);
+        let target = to.filter(known).or_else(|| self.record.kept.first().cloned());
+        if !open && target.is_none() {
+            let reason = Reason::new(ReasonCode::StateNotKept).with("state", "an earlier state");
+            self.effects.push(Effect::Answer(Err(reason)));
+            return;
+        }
+        if let Some(waiting) = self.record.next.take() {
+            let reason = Reason::new(ReasonCode::LocalRollback).with("message", message);
+            self.report_end(Ended::unbegun(&waiting), Outcome::Cancelled, reason, None, now);
+        }
+        if open {
+            self.cancel(Reason::new(ReasonCode::LocalRollback).with("message", message), now);
+        } else {
+            self.record.next = target.map(|state| self.local_order(state));
+            self.begin_next(now);
+        }
+        let hold = Reason::new(ReasonCode::LocalRollback).with("message", message).since(now);
+        self.record.hold = Some(hold.with("actor", "the node's operator"));
+        self.effects.push(Effect::Answer(Ok(self.record.generation)));
+        self.effects.push(Effect::Inventory);
+    }
+
+    fn local_order(&self, state: ComponentState) -> Accepted {
+        Accepted {
+            generation: self.record.generation,
+            rollout: None,
+            upgrade: None,
+            goal: Goal::Restore { state },
+            hold_before: None,
+            not_after: None,
+            soak: None,
+            allow_downgrade: true,
+            allow_failed_digest: true,
+            trace: String::new(),
+            actor: "local".to_owned(),
+        }
+    }
+
+    /// Takes up the order that waits, if nothing is under way.
+    pub(super) fn begin_next(&mut self, now: Time) {
+        if !self.ready || self.record.passage.is_some() {
+            return;
+        }
+        let Some(order) = self.record.next.take() else { return };
+        self.abort();
+        let refused = match order.upgrade {
+            Some(_) => admit::permit(&self.record, &self.policy, &order).err(),
+            None => None,
+        };
+        if let Some(reason) = refused {
+            self.report_end(Ended::unbegun(&order), Outcome::Refused, reason, None, now);
+            return;
+        }
+        self.record.passage = Some(Passage {
+            from: self.record.current.clone(),
+            phase: Phase::Pending,
+            since: now,
+            deadline: now,
+            reason: Reason::new(ReasonCode::WaitingForAgent),
+            doing: None,
+            held: None,
+            touched: false,
+            back: None,
+            end: None,
+            evidence: None,
+            sequence: 0,
+            tries: 0,
+            order,
+        });
+        self.mark(Phase::Pending, Reason::new(ReasonCode::WaitingForAgent), now);
+        self.pending(now);
+    }
+
+    /// Pending: expired, waiting for another component, or ready for the checks.
+    pub(super) fn pending(&mut self, now: Time) {
+        let Some(passage) = &self.record.passage else { return };
+        if passage.order.not_after.is_some_and(|limit| limit <= now) || passage.deadline <= now {
+            self.expire(now);
+        } else if self.policy.exclusive_with.is_empty() || self.claimed {
+            self.enter(Phase::Preflight, now);
+        } else {
+            self.effects.push(Effect::Claim { take: false });
+        }
+    }
+
+    pub(super) fn expire(&mut self, now: Time) {
+        let Some(passage) = &mut self.record.passage else { return };
+        let reason = Reason::new(ReasonCode::DeadlinePassed);
+        passage.end = Some(crate::upgrade::record::End { outcome: Outcome::Expired, reason });
+        self.finish(now);
+    }
+
+    pub(super) fn claim_answered(&mut self, answer: Result<(), ComponentId>, now: Time) {
+        let pending = |passage: &Passage| passage.phase == Phase::Pending && passage.end.is_none();
+        let waits = self.record.passage.as_ref().is_some_and(pending);
+        match answer {
+            Ok(()) if self.record.passage.is_none() => self.effects.push(Effect::Release),
+            Ok(()) => {
+                self.claimed = true;
+                if waits {
+                    self.enter(Phase::Preflight, now);
+                }
+            }
+            Err(component) if waits => {
+                let reason = Reason::new(ReasonCode::WaitingForExclusive).with("component", component);
+                if self.record.passage.as_ref().is_some_and(|passage| passage.reason != reason) {
+                    self.say(reason, now);
+                }
+            }
+            Err(_) => {}
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! After a start: what the journal says meets what lies on the disk.
+
+use super::{Machine, RETRY_AFTER};
+use crate::{
+    reason::{Reason, ReasonCode},
+    time::Time,
+    upgrade::{
+        Outcome, Phase,
+        event::Effect,
+        recover::{self, Found, Recovery},
+        step::{Answer, Failure, Process, StepKind},
+    },
+};
+
+impl Machine {
+    /// The agent has started: look before anything is touched.
+    pub(super) fn started(&mut self, now: Time) {
+        let policy = &self.policy;
+        if let Some(passage) = &mut self.record.passage
+            && passage.phase != Phase::Pending
+            && passage.held.is_none()
+        {
+            // The time in which no agent ran is nobody's fault.
+            passage.deadline = now.after(policy.limit(passage.phase, policy.soak_for(passage.order.soak)));
+        }
+        self.inspect(false);
+    }
+
+    /// The first inspection's answer. Where it failed it is made again; deadlines still run.
+    pub(super) fn resume(&mut self, answer: Result<Answer, Failure>, now: Time) {
+        let Ok(Answer::Inspected(found)) = answer else {
+            self.retry_at = Some(now.after(RETRY_AFTER));
+            return;
+        };
+        self.ready = true;
+        if !self.record.adopted {
+            self.record.adopted = true;
+            self.record.current = recover::adopt(&found);
+        }
+        self.effects.push(Effect::Inventory);
+        let Some(passage) = &self.record.passage else {
+            self.notice(&found, now);
+            self.start_recorded(&found);
+            return;
+        };
+        if !self.policy.exclusive_with.is_empty() && passage.phase != Phase::Pending {
+            self.effects.push(Effect::Claim { take: true });
+        }
+        let recovery = recover::decide(passage, &found, &self.policy);
+        self.recover(recovery, &found, now);
+    }
+
+    fn recover(&mut self, recovery: Recovery, found: &Found, now: Time) {
+        let Some(passage) = &mut self.record.passage else { return };
+        let phase = passage.phase;
+        let goal = passage.order.goal.clone();
+        let waits = matches!(
+            recovery,
+            Recovery::Restart | Recovery::Verify | Recovery::Staged | Recovery::Probe | Recovery::Commit
+        );
+        if passage.held.is_some() && waits {
+            return;
+        }
+        passage.held = None;
+        match recovery {
+            Recovery::End => {
+                if let Some(end) = passage.end.clone() {
+                    self.end(end.outcome, end.reason, now);
+                }
+            }
+            Recovery::Leave => {
+                let reason = recover::drift(&self.record, &self.policy, found)
+                    .unwrap_or_else(|| Reason::new(ReasonCode::Drifted));
+                self.record.drift = Some(reason.clone());
+                self.end(Outcome::FailedUnchanged, reason, now);
+            }
+            Recovery::Restart => self.first_step(phase, &goal, now),
+            Recovery::Fetch if phase == Phase::Fetching => self.first_step(phase, &goal, now),
+            Recovery::Fetch => self.enter(Phase::Fetching, now),
+            Recovery::Verify | Recovery::Staged | Recovery::Activate => self.first_step(phase, &goal, now),
+            Recovery::Restarting => {
+                if phase == Phase::Committing {
+                    self.mark(Phase::Probing, Reason::new(ReasonCode::Probing), now);
+                }
+                self.perform(StepKind::Stop);
+            }
+            Recovery::Probe if phase == Phase::Probing => self.first_step(phase, &goal, now),
+            Recovery::Probe => self.enter(Phase::Probing, now),
+            Recovery::Commit => self.first_step(phase, &goal, now),
+            Recovery::RollBack if phase == Phase::RollingBack => self.back_begin(),
+            Recovery::RollBack => {
+                let reason = recover::drift(&self.record, &self.policy, found)
+                    .unwrap_or_else(|| Reason::new(ReasonCode::Drifted));
+                self.roll_back(reason, false, now);
+            }
+        }
+    }
+
+    /// After a reboot, or when a shim was ended, what ran is started again.
+    fn start_recorded(&mut self, found: &Found) {
+        let current = self.record.current.artifact();
+        let gone = self.policy.supervised && self.record.started && found.process == Process::NotRun;
+        if let Some(digest) = current.filter(|_| gone && found.installed == current) {
+            self.perform(StepKind::Start { digest });
+        }
+    }
+
+    /// Compares what was found with what is recorded. A difference is shown, never mended unasked.
+    fn notice(&mut self, found: &Found, now: Time) {
+        let drift = recover::drift(&self.record, &self.policy, found);
+        let code = |reason: &Option<Reason>| reason.as_ref().map(|reason| reason.metadata.clone());
+        if code(&drift) != code(&self.record.drift) {
+            self.record.drift = drift.map(|reason| reason.since(now));
+            self.effects.push(Effect::Inventory);
+        }
+    }
+
+    /// An answer while no upgrade is under way.
+    pub(super) fn idle_answer(&mut self, _kind: StepKind, answer: Result<Answer, Failure>, now: Time) {
+        let Ok(Answer::Inspected(found)) = answer else { return };
+        self.notice(&found, now);
+        let process = !self.policy.supervised || found.process.digest().is_some();
+        let healthy = match &found.health {
+            Some(health) => health.is_ok() && process,
+            None => process && found.installed.is_some(),
+        };
+        if healthy != self.seen.healthy {
+            self.seen.healthy = healthy;
+            self.effects.push(Effect::Inventory);
+        }
+        self.start_recorded(&found);
+    }
+}

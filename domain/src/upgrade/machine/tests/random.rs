@@ -1,0 +1,184 @@
+//! The machine under random sequences of orders, faults, crashes and silence.
+
+use proptest::prelude::*;
+
+use super::node::{Node, digest, install, offer};
+use crate::{
+    order::{HoldOrder, Target},
+    reason::ReasonCode,
+    upgrade::{Outcome, Phase, event::Event, record::Passage},
+};
+
+#[derive(Clone, Debug)]
+enum Act {
+    Install { raise: u64, n: u8, allow: bool, hold: Option<usize> },
+    Continue,
+    Cancel,
+    Restore(usize),
+    Local,
+    Hold(bool),
+    Answer(u8),
+    Fault(usize),
+    Advance,
+    Crash,
+    Look,
+    Sick(u8),
+    Damage(u8),
+    Ack,
+}
+
+fn acts() -> impl Strategy<Value = Vec<Act>> {
+    let act = prop_oneof![
+        2 => (0..3u64, 1..6u8, any::<bool>(), proptest::option::of(0..8usize))
+            .prop_map(|(raise, n, allow, hold)| Act::Install { raise, n, allow, hold }),
+        1 => Just(Act::Continue),
+        1 => Just(Act::Cancel),
+        1 => (0..3usize).prop_map(Act::Restore),
+        1 => Just(Act::Local),
+        1 => any::<bool>().prop_map(Act::Hold),
+        12 => (1..6u8).prop_map(Act::Answer),
+        1 => (0..9usize).prop_map(Act::Fault),
+        6 => Just(Act::Advance),
+        2 => Just(Act::Crash),
+        1 => Just(Act::Look),
+        1 => (1..6u8).prop_map(Act::Sick),
+        1 => (1..6u8).prop_map(Act::Damage),
+        1 => Just(Act::Ack),
+    ];
+    proptest::collection::vec(act, 1..60)
+}
+
+const FAULTY: [&str; 9] =
+    ["check", "fetch", "verify", "stage", "back up", "switch", "stop", "start", "put back"];
+
+/// What a random run remembers to compare with.
+#[derive(Default)]
+struct Ledger {
+    number: u64,
+    upgrades: u64,
+    cancelled: Vec<String>,
+    latest: String,
+}
+
+fn act(node: &mut Node, ledger: &mut Ledger, act: &Act) {
+    match act {
+        Act::Install { raise, n, allow, hold } => {
+            let number = (ledger.number + raise).saturating_sub(1);
+            let kept = node.machine.record().generation;
+            let name = format!("r{}", ledger.upgrades);
+            let mut order = install(number, &name, *n);
+            order.desired.allow_failed_digest = *allow;
+            order.desired.hold_before = hold.and_then(|at| Phase::ALL.get(at).copied());
+            node.send(Event::Order(Box::new(order)));
+            let answer = node.answers.last().unwrap().clone();
+            if number < kept.number {
+                assert_eq!(answer.unwrap_err().code, ReasonCode::StaleGeneration);
+            } else if answer.is_ok() && number > kept.number {
+                ledger.upgrades += 1;
+                ledger.latest = name;
+            }
+            ledger.number = ledger.number.max(number);
+        }
+        Act::Continue if !ledger.latest.is_empty() => {
+            ledger.number += 1;
+            let order = install(ledger.number, &ledger.latest, 1);
+            node.send(Event::Order(Box::new(order)));
+        }
+        Act::Cancel if !ledger.latest.is_empty() => {
+            ledger.number += 1;
+            let undecided = |passage: &Passage| passage.end.is_none();
+            let record = node.machine.record();
+            let open = record.passage.as_ref().is_none_or(undecided);
+            if open && node.outcome(&ledger.latest).is_none() {
+                ledger.cancelled.push(ledger.latest.clone());
+            }
+            node.send(Event::Order(Box::new(offer(ledger.number, &ledger.latest, Target::Stay))));
+        }
+        Act::Restore(index) => {
+            if let Some(state) = node.machine.record().kept.get(*index).cloned() {
+                ledger.number += 1;
+                let name = format!("r{}", ledger.upgrades);
+                node.send(Event::Order(Box::new(offer(ledger.number, &name, Target::Restore(state)))));
+                if node.answers.last().unwrap().is_ok() {
+                    ledger.upgrades += 1;
+                    ledger.latest = name;
+                }
+            }
+        }
+        Act::Local => node.send(Event::LocalRollback { to: None, message: String::new() }),
+        Act::Hold(hold) => {
+            let generation = node.machine.record().hold_generation + 1;
+            let (message, actor) = (String::new(), String::new());
+            node.send(Event::Hold(HoldOrder { hold: *hold, generation, message, actor }));
+        }
+        Act::Answer(times) => {
+            for _ in 0..*times {
+                node.answer_one();
+            }
+        }
+        Act::Fault(index) => node.faults.push((FAULTY[*index], ReasonCode::StageFailed)),
+        Act::Advance => {
+            node.advance();
+        }
+        Act::Crash => node.crash(),
+        Act::Look => node.send(Event::Look),
+        Act::Sick(n) => {
+            node.unhealthy.insert(digest(*n));
+        }
+        Act::Damage(n) => {
+            node.damaged.insert(digest(*n));
+        }
+        Act::Ack => {
+            let record = node.machine.record();
+            if let Some(report) = record.outbox.reports().last().cloned() {
+                node.send(Event::ReportAcked { upgrade: report.upgrade, sequence: report.sequence });
+            }
+        }
+        Act::Continue | Act::Cancel => {}
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    /// Whatever happens: lower generations are refused, the table is kept, ends are reported once, a cancel
+    /// in time is never followed by success, and everything ends once steps are answered and time passes.
+    #[test]
+    fn any_sequence_keeps_the_rules(sequence in acts()) {
+        let mut node = Node::new(None);
+        let mut ledger = Ledger { number: 1, ..Ledger::default() };
+        for step in &sequence {
+            act(&mut node, &mut ledger, step);
+        }
+        for _ in 0..3_000 {
+            if !node.answer_one() && !node.advance() {
+                break;
+            }
+        }
+        prop_assert!(node.machine.record().passage.is_none(), "{:?}", node.machine.record().passage);
+        prop_assert!(node.machine.record().next.is_none());
+        for (upgrade, log) in &node.log {
+            prop_assert!(log.last().unwrap().state.outcome().is_some(), "{} has no end", upgrade);
+        }
+        for upgrade in &ledger.cancelled {
+            let outcome = node.outcome(upgrade);
+            prop_assert!(outcome != Some(Outcome::Succeeded), "{} succeeded after its cancel", upgrade);
+        }
+    }
+
+    /// Where nothing ever answers, the deadlines alone lead to an end.
+    #[test]
+    fn silence_ends_too(answered in 0..40usize, n in 1..4u8) {
+        let mut node = Node::settled();
+        node.send(Event::Order(Box::new(install(2, "u2", n))));
+        for _ in 0..answered {
+            if node.outcome("u2").is_none() && !node.answer_one() { node.advance(); }
+        }
+        node.crash();
+        for _ in 0..50 {
+            if node.outcome("u2").is_some() { break; }
+            node.advance();
+        }
+        prop_assert!(node.outcome("u2").is_some());
+    }
+}
