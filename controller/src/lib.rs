@@ -7,6 +7,7 @@ pub mod auth;
 pub mod ca;
 pub mod cli;
 pub mod clock;
+pub mod dev;
 pub mod exit;
 pub mod files;
 pub mod store;

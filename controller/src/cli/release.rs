@@ -1,0 +1,307 @@
+//! `upfleet release`: immutable manifests that move one component forward.
+//!
+//! The manifest is made here, by the publisher's command line and never by the controller, and sent as the
+//! bytes that every agent will verify.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use upfleet_api::v1;
+use upfleet_domain::{
+    id::{ComponentId, Version},
+    release::{ArtifactRef, FORMAT, Kind, Manifest, Platform},
+};
+
+use super::{
+    app::App,
+    artifact,
+    client::Client,
+    failure::{Failure, Result},
+    file,
+    page::pages,
+    render::{Paint, Table, bytes, date, hex, id, short},
+    resource,
+};
+use crate::exit::Exit;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Publish a release: upload its files, make its manifest, store it.
+    Create(Box<CreateArgs>),
+    /// List releases, highest sequence first within a component.
+    List {
+        /// Only this component's.
+        component: Option<String>,
+    },
+    /// Show a release with the digests of its artifacts.
+    Show {
+        /// The release, `COMPONENT@VERSION`.
+        release: String,
+        /// Print the manifest's bytes as they are.
+        #[arg(long)]
+        manifest: bool,
+    },
+    /// Forbid new rollouts of a release; what runs it goes on.
+    Yank {
+        /// The release, `COMPONENT@VERSION`.
+        release: String,
+    },
+    /// Lift the quarantine that failures on several nodes put on a release.
+    Unquarantine {
+        /// The release, `COMPONENT@VERSION`.
+        release: String,
+    },
+}
+
+/// What a new release is.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct CreateArgs {
+    /// The release, `COMPONENT@VERSION`.
+    pub release: String,
+    /// The file to install; once per platform.
+    #[arg(long, required = true, value_name = "FILE")]
+    pub file: Vec<PathBuf>,
+    /// What each file is built for, `os/arch`, in the order of the files; read from the files where not given.
+    #[arg(long, value_name = "OS/ARCH")]
+    pub platform: Vec<String>,
+    /// Orders releases of a component; one more than the highest where not given.
+    #[arg(long, value_name = "N")]
+    pub sequence: Option<u64>,
+    /// An HTTPS address where agents find the same bytes; several are tried in order. One file only.
+    #[arg(long, value_name = "URL")]
+    pub source: Vec<String>,
+    /// What changed, for people.
+    #[arg(long, default_value = "", hide_default_value = true, value_name = "TEXT")]
+    pub notes: String,
+    /// Do not upload the files: agents fetch them from the sources.
+    #[arg(long, requires = "source")]
+    pub no_upload: bool,
+}
+
+pub(super) async fn run(app: &App, command: Command) -> Result<Exit> {
+    match command {
+        Command::Create(args) => {
+            let client = app.connect_to_change().await?;
+            let release = create(app, &client, &args).await?;
+            app.show(&release, |paint| {
+                let component = release.name.split('@').next().map_or("", id);
+                let next = format!("next: upfleet plan --release {}", id(&release.name));
+                format!(
+                    "{}{}\n",
+                    details(&release, paint),
+                    paint.dim(if component.is_empty() { "" } else { &next })
+                )
+            });
+        }
+        Command::List { component } => {
+            let client = app.connect().await?;
+            let request =
+                v1::ListReleasesRequest { component: component.unwrap_or_default(), ..Default::default() };
+            let releases = pages!(client.releases(), list_releases, request, releases);
+            app.show_list("releases", &releases, |paint| table(&releases, app.is_wide(), paint));
+        }
+        Command::Show { release, manifest } => {
+            let name = resource("releases", &release);
+            let answer = app.connect().await?.releases().get_release(v1::GetReleaseRequest { name }).await?;
+            let release = answer.into_inner().release.unwrap_or_default();
+            if manifest {
+                app.say(String::from_utf8_lossy(&release.manifest));
+            } else {
+                app.show(&release, |paint| details(&release, paint));
+            }
+        }
+        Command::Yank { release } => {
+            let client = app.connect_to_change().await?;
+            let request = v1::YankReleaseRequest {
+                name: resource("releases", &release),
+                message: app.globals.message.clone(),
+                request_id: app.request_id(),
+            };
+            let release =
+                client.releases().yank_release(request).await?.into_inner().release.unwrap_or_default();
+            app.show(&release, |paint| details(&release, paint));
+        }
+        Command::Unquarantine { release } => {
+            let client = app.connect_to_change().await?;
+            let request = v1::UnquarantineReleaseRequest {
+                name: resource("releases", &release),
+                message: app.globals.message.clone(),
+                request_id: app.request_id(),
+            };
+            let answer = client.releases().unquarantine_release(request).await?.into_inner();
+            let release = answer.release.unwrap_or_default();
+            app.show(&release, |paint| details(&release, paint));
+        }
+    }
+    Ok(Exit::Success)
+}
+
+/// Uploads the files, makes the manifest and publishes it.
+pub(crate) async fn create(app: &App, client: &Client, args: &CreateArgs) -> Result<v1::Release> {
+    let invalid = |error: &dyn std::fmt::Display| Failure::usage(error.to_string());
+    let (component, version) = args.release.split_once('@').ok_or_else(|| {
+        Failure::usage(format!("`{}` is no release: write COMPONENT@VERSION", args.release))
+    })?;
+    let component: ComponentId = component.parse().map_err(|error| invalid(&error))?;
+    let version: Version = version.parse().map_err(|error| invalid(&error))?;
+    if !args.source.is_empty() && args.file.len() > 1 {
+        return Err(
+            Failure::usage("--source is for one file").hint("publish each platform's file on its own host")
+        );
+    }
+    let mut artifacts = Vec::new();
+    for (index, path) in args.file.iter().enumerate() {
+        let facts = file::facts(path)?;
+        let platform = match args.platform.get(index) {
+            Some(text) => parse_platform(text)?,
+            None => facts.platform.clone().ok_or_else(|| {
+                Failure::usage(format!("`{}` does not say what it is built for", path.display()))
+                    .hint("add --platform linux/amd64, linux/arm64 or linux/any")
+            })?,
+        };
+        if !args.no_upload {
+            artifact::upload(app, client, path, &facts).await?;
+        }
+        artifacts.push(ArtifactRef {
+            platform,
+            sha256: facts.sha256,
+            md5: Some(facts.md5),
+            size: facts.size,
+            sources: args.source.clone(),
+            encodings: Vec::new(),
+        });
+    }
+    let sequence = match args.sequence {
+        Some(sequence) => sequence,
+        None => next_sequence(client, &component).await?,
+    };
+    let manifest = Manifest {
+        format: FORMAT,
+        component,
+        version,
+        sequence,
+        kind: Kind::Binary,
+        notes: args.notes.clone(),
+        artifacts,
+    };
+    let request = v1::CreateReleaseRequest {
+        manifest: manifest.to_bytes().into(),
+        request_id: app.request_id(),
+        ..Default::default()
+    };
+    let answer = client.releases().create_release(request).await;
+    let answer = answer.map_err(|status| {
+        Failure::from(status).while_trying(format!("could not publish `{}`", args.release))
+    })?;
+    Ok(answer.into_inner().release.unwrap_or_default())
+}
+
+async fn next_sequence(client: &Client, component: &ComponentId) -> Result<u64> {
+    let request =
+        v1::ListReleasesRequest { component: component.to_string(), page_size: 1, ..Default::default() };
+    let page = client.releases().list_releases(request).await?.into_inner();
+    let highest = page.releases.iter().filter_map(|release| Some(release.r#ref.as_ref()?.sequence)).max();
+    Ok(highest.unwrap_or(0) + 1)
+}
+
+fn parse_platform(text: &str) -> Result<Platform> {
+    match text.split_once('/') {
+        Some((os @ "linux", arch @ ("amd64" | "arm64" | "any"))) => {
+            Ok(Platform { os: os.to_owned(), arch: arch.to_owned() })
+        }
+        _ => Err(Failure::usage(format!("`{text}` is no platform"))
+            .hint("use linux/amd64, linux/arm64 or linux/any")),
+    }
+}
+
+fn state(release: &v1::Release, paint: Paint) -> String {
+    if release.yank_time.is_some() {
+        paint.warn("YANKED")
+    } else if !release.quarantined_digests.is_empty() {
+        paint.bad("QUARANTINED")
+    } else {
+        paint.good("IN USE")
+    }
+}
+
+fn table(releases: &[v1::Release], wide: bool, paint: Paint) -> String {
+    let mut headings = vec!["RELEASE", "SEQUENCE", "STATE", "PLATFORMS", "SIZE", "CREATED", "BY"];
+    if wide {
+        headings.push("DIGEST");
+    }
+    let mut table = Table::new(
+        &headings,
+        "No releases. Publish one: upfleet release create COMPONENT@VERSION --file FILE",
+    );
+    for release in releases {
+        let platforms: Vec<String> = release.artifacts.iter().map(platform).collect();
+        let size = release.artifacts.iter().map(|artifact| artifact.size_bytes).max().unwrap_or(0);
+        let mut row = vec![
+            id(&release.name).to_owned(),
+            release.r#ref.as_ref().map(|r| r.sequence.to_string()).unwrap_or_default(),
+            state(release, paint),
+            platforms.join(" "),
+            bytes(size),
+            date(release.create_time.as_ref()),
+            id(&release.creator).to_owned(),
+        ];
+        if wide {
+            row.push(release.artifacts.first().map(|a| short(a.digest.as_ref())).unwrap_or_default());
+        }
+        table.row(row);
+    }
+    table.text(paint)
+}
+
+fn platform(artifact: &v1::ReleaseArtifact) -> String {
+    artifact.platform.as_ref().map(|p| format!("{}/{}", p.os, p.arch)).unwrap_or_default()
+}
+
+fn details(release: &v1::Release, paint: Paint) -> String {
+    let reference = release.r#ref.clone().unwrap_or_default();
+    let mut text = format!(
+        "release   {}  {}\nsequence  {}\nkind      {}\nmanifest  {}\ncreated   {} by {}\n",
+        paint.bold(id(&release.name)),
+        state(release, paint),
+        reference.sequence,
+        release.kind,
+        hex(reference.manifest_digest.as_ref()),
+        date(release.create_time.as_ref()),
+        id(&release.creator),
+    );
+    if !release.notes.is_empty() {
+        text.push_str(&format!("notes     {}\n", release.notes));
+    }
+    if release.yank_time.is_some() {
+        text.push_str(&format!("yanked    {} {}\n", date(release.yank_time.as_ref()), release.yank_message));
+    }
+    for artifact in &release.artifacts {
+        let quarantined =
+            release.quarantined_digests.iter().any(|digest| Some(digest) == artifact.digest.as_ref());
+        text.push_str(&format!(
+            "artifact  {}  {}{}\n          sha256 {}\n          md5    {}\n",
+            platform(artifact),
+            bytes(artifact.size_bytes),
+            if quarantined { paint.bad("  quarantined") } else { String::new() },
+            hex(artifact.digest.as_ref()),
+            hex(artifact.md5_digest.as_ref()),
+        ));
+        for source in &artifact.sources {
+            text.push_str(&format!("          source {source}\n"));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn platforms_are_checked() {
+        assert_eq!(parse_platform("linux/any").unwrap().arch, "any");
+        for bad in ["linux", "linux/mips", "darwin/arm64"] {
+            assert_eq!(parse_platform(bad).unwrap_err().exit, Exit::Usage, "{bad}");
+        }
+    }
+}
