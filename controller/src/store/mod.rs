@@ -6,6 +6,8 @@
 //! wire, and nothing outside an implementation may know SQL.
 
 mod change;
+#[cfg(test)]
+mod contract;
 mod error;
 mod notice;
 mod page;
