@@ -10,6 +10,7 @@
 //! state to another is an **upgrade**; one change on many nodes is a **rollout** with a **plan** of
 //! **waves**. Everything that waits or has failed carries a [`reason::Reason`].
 
+pub mod backoff;
 pub mod digest;
 pub mod id;
 pub mod order;
@@ -19,4 +20,5 @@ pub mod report;
 pub mod rollout;
 pub mod state;
 pub mod time;
+pub mod token;
 pub mod upgrade;
