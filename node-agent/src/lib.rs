@@ -5,3 +5,8 @@
 
 pub mod component;
 pub mod config;
+pub mod download;
+pub mod enroll;
+pub mod error;
+pub mod identity;
+pub mod transport;

@@ -1,0 +1,53 @@
+//! The way to the controller for everything that talks to it: sessions, downloads, proofs of certificates.
+
+use tonic::transport::Channel;
+
+use super::tls::{self, ConnectError};
+use crate::{
+    config::ControllerConfig,
+    identity::{Identities, Identity},
+};
+
+/// Makes connections to the controller, each with the certificate in force at that moment. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Connector {
+    controller: ControllerConfig,
+    identities: Identities,
+}
+
+impl Connector {
+    /// To `controller`, as whoever is in force in `identities`.
+    #[must_use]
+    pub fn new(controller: ControllerConfig, identities: Identities) -> Self {
+        Self { controller, identities }
+    }
+
+    /// Who connects.
+    #[must_use]
+    pub fn identities(&self) -> &Identities {
+        &self.identities
+    }
+
+    /// Where to.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        &self.controller.address
+    }
+
+    /// A new connection.
+    ///
+    /// # Errors
+    /// [`ConnectError`].
+    pub async fn connect(&self) -> Result<Channel, ConnectError> {
+        self.connect_as(&self.identities.current()).await
+    }
+
+    /// A new connection with an identity that is not in force yet.
+    ///
+    /// # Errors
+    /// [`ConnectError`].
+    pub async fn connect_as(&self, identity: &Identity) -> Result<Channel, ConnectError> {
+        let config = tls::client_config(identity).map_err(ConnectError::Tls)?;
+        tls::connect(&self.controller.address, self.controller.expected_name(), config).await
+    }
+}

@@ -1,0 +1,119 @@
+//! Orders on their way to the components: in order for each component, and no component waits for another.
+
+use std::collections::HashMap;
+
+use tokio::{sync::mpsc, task::JoinSet};
+use upfleet_api::{
+    convert::Order,
+    v1::{self, session_request::Message},
+};
+use upfleet_domain::{
+    id::{ComponentId, UpgradeId},
+    order::Generation,
+    reason::Reason,
+};
+
+use super::session::Sender;
+use crate::component::{Acked, Handle, Handles, ManifestBytes, Nacked};
+
+enum Work {
+    Order(Box<Order>),
+    Recorded(UpgradeId, u64),
+}
+
+/// One queue and one task for each component that was addressed in this session.
+pub(super) struct Orders {
+    handles: Handles,
+    sender: Sender,
+    queues: HashMap<ComponentId, mpsc::UnboundedSender<Work>>,
+    tasks: JoinSet<()>,
+}
+
+impl Orders {
+    pub(super) fn new(handles: Handles, sender: Sender) -> Self {
+        Self { handles, sender, queues: HashMap::new(), tasks: JoinSet::new() }
+    }
+
+    /// Passes an order on; what the wire can't say or no component can take is refused at once.
+    pub(super) fn offer(&mut self, wire: v1::DesiredState) {
+        let about = (wire.component.clone(), wire.epoch, wire.generation, wire.upgrade.clone());
+        let refused = match Order::try_from(wire) {
+            Ok(order) => match self.queue(&order.desired.component) {
+                Ok(queue) => {
+                    // The task ends only with the session.
+                    let _ = queue.send(Work::Order(Box::new(order)));
+                    return;
+                }
+                Err(reason) => reason,
+            },
+            Err(reason) => reason,
+        };
+        let (component, epoch, generation, upgrade) = about;
+        tracing::warn!(component, generation, %refused, "order refused");
+        let nack = v1::DesiredStateNack {
+            component,
+            epoch,
+            generation,
+            reason: Some((&refused).into()),
+            kept_epoch: 0,
+            kept_generation: 0,
+            upgrade,
+        };
+        // Not waited for: whoever reads from the controller must never wait for the way to it.
+        let sender = self.sender.clone();
+        self.tasks.spawn(async move { sender.send(Message::Nack(nack)).await });
+    }
+
+    /// Tells a component that its reports are recorded.
+    pub(super) fn recorded(&mut self, component: &ComponentId, upgrade: UpgradeId, sequence: u64) {
+        if let Ok(queue) = self.queue(component) {
+            let _ = queue.send(Work::Recorded(upgrade, sequence));
+        }
+    }
+
+    fn queue(&mut self, component: &ComponentId) -> Result<&mpsc::UnboundedSender<Work>, Reason> {
+        let handle = self.handles.get(component)?;
+        // A handle that was replaced with the configuration leaves a queue whose task serves the old one.
+        Ok(self.queues.entry(component.clone()).or_insert_with(|| {
+            let (queue, work) = mpsc::unbounded_channel();
+            self.tasks.spawn(serve(handle, self.handles.clone(), work, self.sender.clone()));
+            queue
+        }))
+    }
+}
+
+async fn serve(first: Handle, handles: Handles, mut work: mpsc::UnboundedReceiver<Work>, sender: Sender) {
+    while let Some(work) = work.recv().await {
+        // Taken anew each time: a reload of the configuration may have replaced it.
+        let handle = handles.get(first.component()).unwrap_or_else(|_| first.clone());
+        match work {
+            Work::Recorded(upgrade, sequence) => handle.report_acked(upgrade, sequence).await,
+            Work::Order(order) => sender.send(answer(&handle, *order).await).await,
+        }
+    }
+}
+
+async fn answer(handle: &Handle, order: Order) -> Message {
+    let manifest = order
+        .manifest
+        .map(|manifest| ManifestBytes { bytes: manifest.bytes, signatures: manifest.signatures });
+    let component = order.desired.component.to_string();
+    match handle.order(order.desired, manifest, order.hold).await {
+        Ok(Acked { generation: Generation { epoch, number: generation } }) => {
+            tracing::info!(component, generation, "order accepted");
+            Message::Ack(v1::DesiredStateAck { component, epoch, generation })
+        }
+        Err(Nacked { generation, reason, kept, upgrade }) => {
+            tracing::warn!(component, generation = generation.number, %reason, "order refused");
+            Message::Nack(v1::DesiredStateNack {
+                component,
+                epoch: generation.epoch,
+                generation: generation.number,
+                reason: Some((&reason).into()),
+                kept_epoch: kept.epoch,
+                kept_generation: kept.number,
+                upgrade: upgrade.map(|upgrade| upgrade.to_string()).unwrap_or_default(),
+            })
+        }
+    }
+}
