@@ -1,0 +1,90 @@
+//! Reads: hashed before the first byte is served, then by range.
+
+use std::{
+    fs::File,
+    io::Read,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use sha2::{Digest as _, Sha256};
+use upfleet_domain::digest::Digest;
+
+use super::{BlobError, Blobs, PIECE, Result, Stamp, blocking, io};
+
+/// An artifact open for reading. It stays readable where it is deleted meanwhile.
+#[derive(Clone, Debug)]
+pub struct Blob {
+    file: Arc<File>,
+    path: PathBuf,
+    size: u64,
+}
+
+impl Blobs {
+    /// Opens an artifact. The whole file is hashed first, unless that was done since it last changed and since
+    /// this process began; readers of the same artifact wait for one to do it.
+    ///
+    /// # Errors
+    /// [`BlobError::Missing`], [`BlobError::Damaged`] where its bytes are others, [`BlobError::Io`].
+    pub async fn read(&self, digest: Digest) -> Result<Blob> {
+        let path = self.0.path(digest);
+        let verified = self.0.verified(digest);
+        let mut verified = verified.lock_owned().await;
+        let known = *verified;
+        let (blob, stamp) = blocking(move || open(digest, &path, known)).await?;
+        *verified = stamp;
+        Ok(blob)
+    }
+}
+
+fn open(digest: Digest, path: &Path, known: Option<Stamp>) -> Result<(Blob, Option<Stamp>)> {
+    let file = File::open(path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => BlobError::Missing(digest),
+        _ => io("open", path)(error),
+    })?;
+    let stamp = Stamp::of(&file.metadata().map_err(io("read", path))?);
+    if known != Some(stamp) && hash(&file, path)? != digest {
+        return Err(BlobError::Damaged(digest));
+    }
+    let blob = Blob { file: Arc::new(file), path: path.to_owned(), size: stamp.size };
+    Ok((blob, stamp.settled().then_some(stamp)))
+}
+
+fn hash(mut file: &File, path: &Path) -> Result<Digest> {
+    let mut sha256 = Sha256::new();
+    let mut piece = vec![0; PIECE];
+    loop {
+        let read = file.read(&mut piece).map_err(io("read", path))?;
+        if read == 0 {
+            return Ok(Digest(sha256.finalize().into()));
+        }
+        sha256.update(&piece[..read]);
+    }
+}
+
+impl Blob {
+    /// Length in bytes.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Reads from `offset`, up to `length` bytes and never more than [`PIECE`]; less at the end, nothing at it.
+    ///
+    /// # Errors
+    /// [`BlobError::Range`] after the end, [`BlobError::Io`] where the disk refuses.
+    pub async fn read_at(&self, offset: u64, length: u64) -> Result<Bytes> {
+        let size = self.size;
+        let left = size.checked_sub(offset).ok_or(BlobError::Range { offset, size })?;
+        let length = usize::try_from(length.min(left)).unwrap_or(PIECE).min(PIECE);
+        let blob = self.clone();
+        blocking(move || {
+            let mut piece = vec![0; length];
+            blob.file.read_exact_at(&mut piece, offset).map_err(io("read", &blob.path))?;
+            Ok(Bytes::from(piece))
+        })
+        .await
+    }
+}
