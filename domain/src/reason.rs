@@ -304,6 +304,8 @@ reasons! {
     Drifted = "DRIFTED", Information, Operator, "{actual} runs, {recorded} was recorded";
     LocalRollback = "LOCAL_ROLLBACK", Information, Operator, "rolled back on the node itself: {message}";
     HeldByOperator = "HELD_BY_OPERATOR", Information, Operator, "held by {actor}: {message}";
+    ShimUnavailable = "SHIM_UNAVAILABLE", Unavailable, Operator, "the shim of `{component}` can't be reached: {problem}",
+        hint "log in to the node: upfleet-agent status, upfleet-agent diagnostics";
     JournalDamaged = "JOURNAL_DAMAGED", DataLoss, Operator, "the journal of `{component}` was damaged and moved to {path}; what is installed was inspected by digest";
     StateTooNew = "STATE_TOO_NEW", FailedPrecondition, Operator, "{path} has format {found}, this version reads up to {known}",
         hint "install the newer version again";

@@ -9,4 +9,8 @@ pub mod download;
 pub mod enroll;
 pub mod error;
 pub mod identity;
+pub mod platform;
+pub mod processes;
+pub mod shim;
+pub mod supervise;
 pub mod transport;

@@ -1,0 +1,204 @@
+//! The component's process: starting it so that what runs is known by digest, and ending it with all that
+//! it started.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read},
+    os::unix::{fs::MetadataExt, process::CommandExt},
+    path::Path,
+    process::{Command, Stdio},
+    sync::Arc,
+    thread,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use rustix::process::{Signal, kill_process_group};
+use sha2::{Digest as _, Sha256};
+use upfleet_domain::{digest::Digest, time::Time};
+
+use super::{
+    output::Output,
+    protocol::{ErrorCode, ProcessInfo, ProtocolError},
+    reaper::Reaper,
+    spec::Launch,
+};
+use crate::processes::{FileId, Identity, as_pid, descendants, executable, stat};
+
+/// How often a launch is repeated when the file is replaced in its midst.
+const LAUNCHES: u32 = 5;
+/// The stack of a helper thread; a shim stays small.
+pub const STACK: usize = 128 * 1024;
+
+/// A process that was started.
+pub struct Child {
+    /// What is told about it.
+    pub info: ProcessInfo,
+    /// Since when, by the clock that nobody sets.
+    pub started: Instant,
+    /// The executed file, where it is the component's.
+    pub file: Option<FileId>,
+}
+
+/// The wall clock.
+#[must_use]
+pub fn now() -> Time {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Time::default().after(since)
+}
+
+/// SHA-256 of what can be read from `file`.
+///
+/// # Errors
+/// Where reading fails.
+pub fn hash(mut file: impl Read) -> io::Result<Digest> {
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => return Ok(Digest(hasher.finalize().into())),
+            Ok(length) => hasher.update(&buffer[..length]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// What tells that a file was neither replaced nor written to.
+type Stamp = (FileId, u64, i64, i64);
+
+fn stamp(metadata: &fs::Metadata) -> Stamp {
+    (FileId::of(metadata), metadata.size(), metadata.ctime(), metadata.ctime_nsec())
+}
+
+/// Starts the process.
+///
+/// # Errors
+/// What to answer: the file is not the expected one, or can't be executed.
+pub fn spawn(launch: &Launch, reaper: &Reaper, output: &Arc<Output>) -> Result<Child, ProtocolError> {
+    if !launch.cwd.is_dir() {
+        return Err(failed(format!("the working directory `{}` does not exist", launch.cwd.display())));
+    }
+    for _ in 0..LAUNCHES {
+        let (digest, before) = measure(&launch.file)?;
+        if let Some(expected) = launch.expect
+            && expected != digest
+        {
+            let message = format!("`{}` has SHA-256 {digest}, not {expected}", launch.file.display());
+            return Err(ProtocolError { code: ErrorCode::DigestMismatch, message, versions: Vec::new() });
+        }
+        let (identity, file) = execute(launch, reaper, output)?;
+        let unchanged = fs::metadata(&launch.file).is_ok_and(|after| stamp(&after) == before);
+        if !unchanged && file.is_none_or(|file| file != before.0) {
+            // Which bytes were executed can't be said: the file was replaced between hash and exec.
+            let _ = identity.signal(Signal::KILL);
+            kill_descendants(Duration::from_secs(5));
+            continue;
+        }
+        let exact = file == Some(before.0);
+        let Identity { boot_id, pid, start_time } = identity;
+        let info = ProcessInfo { pid, start_time, boot_id, digest, exact, since: now(), restarts: 0 };
+        return Ok(Child { info, started: Instant::now(), file: exact.then_some(before.0) });
+    }
+    Err(failed(format!("`{}` is replaced again and again", launch.file.display())))
+}
+
+fn failed(message: String) -> ProtocolError {
+    ProtocolError { code: ErrorCode::StartFailed, message, versions: Vec::new() }
+}
+
+fn measure(path: &Path) -> Result<(Digest, Stamp), ProtocolError> {
+    let read = || {
+        let file = File::open(path)?;
+        let before = stamp(&file.metadata()?);
+        Ok((hash(&file)?, before))
+    };
+    read().map_err(|error: io::Error| failed(format!("could not read `{}`: {error}", path.display())))
+}
+
+/// Executes the command, and says which file the kernel shows for it.
+fn execute(
+    launch: &Launch,
+    reaper: &Reaper,
+    output: &Arc<Output>,
+) -> Result<(Identity, Option<FileId>), ProtocolError> {
+    let (program, arguments) =
+        launch.argv.split_first().ok_or_else(|| failed("the command is empty".into()))?;
+    let mut command = Command::new(program);
+    command.args(arguments).env_clear().envs(&launch.env).current_dir(&launch.cwd).process_group(0);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let guard = reaper.hold();
+    let mut child = spawn_patiently(&mut command)
+        .map_err(|error| failed(format!("could not execute `{program}`: {error}")))?;
+    let file = executable(child.id());
+    // Nothing is collected while the guard is held, so the pid is this child's even if it has ended already.
+    let identity = Identity::of(child.id());
+    drop(guard);
+    reaper.child_was_born();
+    if let Some(pipe) = child.stdout.take() {
+        read_in_background(output, false, pipe);
+    }
+    if let Some(pipe) = child.stderr.take() {
+        read_in_background(output, true, pipe);
+    }
+    let identity = identity.map_err(|error| failed(format!("could not look at the new process: {error}")))?;
+    Ok((identity, file))
+}
+
+/// A file that was just written can be "busy" for a moment, while some other process that is being started
+/// still holds a copy of the writer's descriptor.
+fn spawn_patiently(command: &mut Command) -> io::Result<std::process::Child> {
+    let mut tries = 0;
+    loop {
+        match command.spawn() {
+            Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy && tries < 50 => {
+                tries += 1;
+                thread::sleep(Duration::from_millis(20));
+            }
+            other => return other,
+        }
+    }
+}
+
+fn read_in_background(output: &Arc<Output>, stderr: bool, pipe: impl Read + Send + 'static) {
+    output.add_reader();
+    let reader = Arc::clone(output);
+    // Without a thread the pipe is closed, which the component sees as an error of its writes.
+    let started = thread::Builder::new().stack_size(STACK).spawn(move || reader.read_all(stderr, pipe));
+    if started.is_err() {
+        output.read_all(stderr, io::empty());
+    }
+}
+
+/// Signals the process and those it started in its group, if it has not been collected.
+pub fn signal_group(info: &ProcessInfo, signal: Signal, reaper: &Reaper) {
+    let _guard = reaper.hold();
+    if stat(info.pid).is_ok_and(|stat| stat.start_time == info.start_time)
+        && let Some(pid) = as_pid(info.pid)
+    {
+        let _ = kill_process_group(pid, signal);
+    }
+}
+
+/// Kills all that descends from this shim, which is all that the component has started and nothing else.
+/// Answers whether nothing is left.
+pub fn kill_descendants(limit: Duration) -> bool {
+    kill_all(limit, || descendants(std::process::id()))
+}
+
+/// Kills until `find` finds nothing more.
+pub fn kill_all(limit: Duration, find: impl Fn() -> Vec<Identity>) -> bool {
+    let deadline = Instant::now() + limit;
+    loop {
+        let left = find();
+        if left.is_empty() {
+            return true;
+        }
+        for process in left {
+            let _ = process.signal(Signal::KILL);
+        }
+        if Instant::now() > deadline {
+            return false;
+        }
+        thread::sleep(Duration::from_millis(2));
+    }
+}

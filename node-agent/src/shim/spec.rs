@@ -1,0 +1,187 @@
+//! What a shim keeps on disk: what it is to run (`spec.json`), and what became of it (`record.json`).
+//!
+//! Both are replaced as a whole (temporary file, fsync, rename, fsync of the directory), carry a format
+//! number, and a newer format is refused, not guessed at.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use upfleet_domain::digest::Digest;
+
+use super::protocol::ExitRecord;
+use crate::{config::StopSignal, processes::Identity};
+
+/// The format of both files.
+pub const FORMAT: u32 = 1;
+/// What the shim is to do.
+pub const SPEC: &str = "spec.json";
+/// What became of it.
+pub const RECORD: &str = "record.json";
+/// How many exits are kept.
+const EXITS: usize = 20;
+
+/// Everything that is needed to run the component's process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Launch {
+    /// Program and arguments; `{path}` is expanded already.
+    pub argv: Vec<String>,
+    /// The whole environment.
+    pub env: BTreeMap<String, String>,
+    /// The working directory.
+    pub cwd: PathBuf,
+    /// The component's file, hashed before each exec.
+    pub file: PathBuf,
+    /// Nothing else than this is run; any file where it is left out.
+    pub expect: Option<Digest>,
+    /// Asks the process to end.
+    pub stop_signal: StopSignal,
+    /// How long it may take to, in milliseconds.
+    pub stop_timeout_ms: u64,
+    /// The wait before the first restart, in milliseconds.
+    pub restart_delay_ms: u64,
+    /// The longest wait before a restart, in milliseconds.
+    pub restart_delay_max_ms: u64,
+    /// The size at which the log is rotated, in bytes.
+    pub log_size: u64,
+}
+
+impl Launch {
+    /// The wait before restart number `attempt`, which counts from 0.
+    #[must_use]
+    pub fn delay(&self, attempt: u32) -> Duration {
+        let factor = 1_u64.checked_shl(attempt).unwrap_or(u64::MAX);
+        Duration::from_millis(self.restart_delay_ms.saturating_mul(factor).min(self.restart_delay_max_ms))
+    }
+
+    /// A process that ran this long has not crashed at its start; the next wait is the first again.
+    #[must_use]
+    pub fn counts_as_up(&self, ran: Duration) -> bool {
+        ran > Duration::from_millis(self.restart_delay_max_ms)
+    }
+}
+
+/// What the shim is to do, also after a reboot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spec {
+    /// The format's number.
+    pub format: u32,
+    /// Whether the process is wanted.
+    pub run: bool,
+    /// What to run; none before the first start.
+    pub launch: Option<Launch>,
+}
+
+/// What became of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// The format's number.
+    pub format: u32,
+    /// The process that was started last, until its end is recorded.
+    pub process: Option<Identity>,
+    /// The shim that started it, whose session it is in.
+    pub shim: Option<Identity>,
+    /// The last exits, newest last.
+    pub exits: VecDeque<ExitRecord>,
+}
+
+impl Default for Spec {
+    fn default() -> Self {
+        Self { format: FORMAT, run: false, launch: None }
+    }
+}
+
+impl Default for Record {
+    fn default() -> Self {
+        Self { format: FORMAT, process: None, shim: None, exits: VecDeque::new() }
+    }
+}
+
+impl Record {
+    /// Adds an exit and forgets the oldest ones.
+    pub fn push(&mut self, exit: ExitRecord) {
+        self.exits.push_back(exit);
+        while self.exits.len() > EXITS {
+            self.exits.pop_front();
+        }
+    }
+}
+
+/// Reads one of the files; its default where it is not there.
+///
+/// # Errors
+/// Where it can't be read, is damaged, or is of a newer format.
+pub fn read<T: Default + DeserializeOwned>(path: &Path) -> io::Result<T> {
+    #[derive(Deserialize)]
+    struct Format {
+        format: u32,
+    }
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(T::default()),
+        Err(error) => return Err(error),
+    };
+    let Format { format } = serde_json::from_slice(&bytes)?;
+    if format > FORMAT {
+        let text = format!("`{}` has format {format}, this version reads up to {FORMAT}", path.display());
+        return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+    }
+    Ok(serde_json::from_slice(&bytes)?)
+}
+
+/// Replaces one of the files so that it is the old or the new one whatever happens.
+///
+/// # Errors
+/// Where the directory can't be written.
+pub fn write<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
+    let temporary = path.with_extension("tmp");
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    file.write_all(&serde_json::to_vec(value)?)?;
+    file.sync_all()?;
+    fs::rename(&temporary, path)?;
+    File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_kept_and_newer_ones_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(SPEC);
+        assert_eq!(read::<Spec>(&path).unwrap(), Spec::default());
+        let spec = Spec { run: true, ..Spec::default() };
+        write(&path, &spec).unwrap();
+        assert_eq!(read::<Spec>(&path).unwrap(), spec);
+        fs::write(&path, r#"{"format":2,"run":"novel"}"#).unwrap();
+        assert!(read::<Spec>(&path).unwrap_err().to_string().contains("format 2"));
+        fs::write(&path, r#"{"format":1,"ru"#).unwrap();
+        assert!(read::<Spec>(&path).is_err());
+    }
+
+    #[test]
+    fn waits_double_up_to_the_longest() {
+        let launch = Launch {
+            argv: vec![],
+            env: BTreeMap::new(),
+            cwd: "/".into(),
+            file: "/x".into(),
+            expect: None,
+            stop_signal: StopSignal::Term,
+            stop_timeout_ms: 1,
+            restart_delay_ms: 250,
+            restart_delay_max_ms: 30_000,
+            log_size: 1,
+        };
+        let waits: Vec<u128> =
+            [0, 1, 2, 6, 7, 63, 64, u32::MAX].map(|n| launch.delay(n).as_millis()).to_vec();
+        assert_eq!(waits, [250, 500, 1000, 16_000, 30_000, 30_000, 30_000, 30_000]);
+    }
+}

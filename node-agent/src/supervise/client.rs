@@ -1,0 +1,114 @@
+//! One request to a shim, or one stream of its events. A shim that hangs or talks nonsense costs the caller
+//! a bounded time and a bounded memory.
+
+use std::{io, path::Path, time::Duration};
+
+use rustix::fs::{Mode, OFlags};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::UnixStream,
+    time::{sleep, timeout},
+};
+
+use crate::shim::{
+    protocol::{
+        Answer, Body, ErrorCode, Event, MAX_ANSWER, Op, ProcessState, ProtocolError, Request, VERSION,
+    },
+    socket_path,
+};
+
+/// The wait before a shim that has too many connections is asked again.
+const BUSY: Duration = Duration::from_millis(20);
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// Nobody listens: there is no shim, or it is just starting or ending.
+    #[error("no shim answers: {0}")]
+    NoShim(io::Error),
+    /// The connection broke.
+    #[error("the connection to the shim broke: {0}")]
+    Broken(io::Error),
+    /// It did not answer in time.
+    #[error("the shim did not answer within {}", humantime::format_duration(*.0))]
+    TimedOut(Duration),
+    /// It said no.
+    #[error("{}", .0.message)]
+    Refused(ProtocolError),
+}
+
+/// Asks once.
+pub async fn call(dir: &Path, op: Op, limit: Duration) -> Result<Body, CallError> {
+    let work = async {
+        loop {
+            let mut stream = open(dir, op.clone()).await?;
+            let answer = read(&mut stream).await?;
+            match answer.ok_or_else(|| CallError::Broken(io::ErrorKind::UnexpectedEof.into()))? {
+                // Nothing was done yet; others hang up sooner or later, or are hung up on.
+                Body::Error(error) if error.code == ErrorCode::Busy => sleep(BUSY).await,
+                answer => return Ok(answer),
+            }
+        }
+    };
+    match timeout(limit, work).await {
+        Ok(Ok(Body::Error(error))) => Err(CallError::Refused(error)),
+        Ok(answer) => answer,
+        Err(_) => Err(CallError::TimedOut(limit)),
+    }
+}
+
+async fn open(dir: &Path, op: Op) -> Result<BufReader<UnixStream>, CallError> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let dir = rustix::fs::open(dir, flags, Mode::empty()).map_err(|error| CallError::NoShim(error.into()))?;
+    let mut stream = UnixStream::connect(socket_path(&dir)).await.map_err(CallError::NoShim)?;
+    let request = serde_json::to_vec(&Request { v: VERSION, op });
+    let mut line = request.map_err(|error| CallError::Broken(error.into()))?;
+    line.push(b'\n');
+    stream.write_all(&line).await.map_err(CallError::Broken)?;
+    Ok(BufReader::new(stream))
+}
+
+/// The next answer; `None` at the end.
+async fn read(stream: &mut BufReader<UnixStream>) -> Result<Option<Body>, CallError> {
+    let mut line = Vec::new();
+    let limit = MAX_ANSWER as u64;
+    stream.take(limit).read_until(b'\n', &mut line).await.map_err(CallError::Broken)?;
+    if line.is_empty() {
+        return Ok(None);
+    }
+    let answer: Answer = serde_json::from_slice(&line).map_err(|error| CallError::Broken(error.into()))?;
+    Ok(Some(answer.body))
+}
+
+/// Output, starts and exits as they happen.
+pub struct Follow {
+    /// How the process stood when this began.
+    pub state: ProcessState,
+    stream: BufReader<UnixStream>,
+}
+
+impl Follow {
+    pub(super) async fn open(dir: &Path, limit: Duration) -> Result<Self, CallError> {
+        let work = async {
+            let mut stream = open(dir, Op::Follow).await?;
+            match read(&mut stream).await? {
+                Some(Body::State(state)) => Ok(Self { state, stream }),
+                Some(Body::Error(error)) => Err(CallError::Refused(error)),
+                Some(_) | None => Err(CallError::Broken(io::ErrorKind::UnexpectedEof.into())),
+            }
+        };
+        timeout(limit, work).await.unwrap_or(Err(CallError::TimedOut(limit)))
+    }
+
+    /// The next event; `None` once the shim is gone. Not safe to cancel: an event may be lost.
+    pub async fn next(&mut self) -> Option<Event> {
+        loop {
+            match read(&mut self.stream).await {
+                Ok(Some(Body::Event(event))) => return Some(event),
+                // Of a newer shim: something this version does not know.
+                Ok(Some(_)) => {}
+                Ok(None) | Err(_) => return None,
+            }
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! From a component's configuration to what its shim is to run.
+
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+use upfleet_domain::digest::Digest;
+
+use crate::{
+    config::{ComponentConfig, RunConfig},
+    shim::spec::Launch,
+};
+
+/// The search path a component sees unless its configuration says otherwise.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// What is passed on of the agent's own environment.
+const PASSED_ON: [&str; 3] = ["HOME", "LANG", "TZ"];
+
+impl Launch {
+    /// What the configuration says to run; with `expect`, only if the component's file has that digest.
+    #[must_use]
+    pub fn of(component: &ComponentConfig, expect: Option<Digest>) -> Self {
+        let RunConfig { command, cwd, stop_signal, stop_timeout, log_size, .. } = &component.run;
+        let path = component.path.to_string_lossy();
+        let mut argv = expand(command, &path);
+        if argv.is_empty() {
+            argv.push(path.into_owned());
+        }
+        let mut env: BTreeMap<String, String> = PASSED_ON
+            .iter()
+            .filter_map(|key| Some(((*key).to_owned(), std::env::var(key).ok()?)))
+            .chain([("PATH".to_owned(), PATH.to_owned())])
+            .collect();
+        env.extend(component.run.env.clone());
+        Self {
+            argv,
+            env,
+            cwd: cwd.clone().unwrap_or_else(|| PathBuf::from("/")),
+            file: component.path.clone(),
+            expect,
+            stop_signal: *stop_signal,
+            stop_timeout_ms: millis(*stop_timeout),
+            restart_delay_ms: millis(component.run.restart_delay),
+            restart_delay_max_ms: millis(component.run.restart_delay_max),
+            log_size: *log_size,
+        }
+    }
+}
+
+/// Puts the component's path where `{path}` stands.
+#[must_use]
+pub fn expand(command: &[String], path: &str) -> Vec<String> {
+    command.iter().map(|word| word.replace("{path}", path)).collect()
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn component(run: &str) -> ComponentConfig {
+        toml::from_str(&format!("name = \"a\"\npath = \"/opt/a\"\n[run]\n{run}")).unwrap()
+    }
+
+    #[test]
+    fn the_path_is_put_where_it_stands() {
+        let launch = Launch::of(&component("command = [\"/bin/x\", \"--jar={path}\", \"{pat}\"]"), None);
+        assert_eq!(launch.argv, ["/bin/x", "--jar=/opt/a", "{pat}"]);
+        assert_eq!(Launch::of(&component(""), None).argv, ["/opt/a"]);
+    }
+
+    #[test]
+    fn the_environment_is_small_and_can_be_set() {
+        let launch = Launch::of(&component("env = { PATH = \"/x\", A = \"b\" }"), None);
+        assert_eq!((launch.env["PATH"].as_str(), launch.env["A"].as_str()), ("/x", "b"));
+        assert!(launch.env.keys().all(|key| ["PATH", "A", "HOME", "LANG", "TZ"].contains(&key.as_str())));
+        assert_eq!(launch.stop_timeout_ms, 10_000);
+    }
+}

@@ -1,0 +1,96 @@
+//! Starting a shim so that it outlives the agent, and waiting until it answers.
+
+use std::{
+    fs::{DirBuilder, File, OpenOptions},
+    io,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::Path,
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
+
+use tokio::{
+    process::{Child, Command},
+    time::{Instant, sleep},
+};
+
+use super::client::{CallError, call};
+use crate::shim::{
+    EXIT_TAKEN, LIFELINE,
+    protocol::{Body, Op, VERSIONS},
+};
+
+/// How long a new shim may take until it answers; before that it may have to end leftovers and to hash a file.
+const LIMIT: Duration = Duration::from_secs(120);
+/// How long one `hello` may take.
+const HELLO: Duration = Duration::from_secs(2);
+/// Where the shim's own words go. It has few: why it could not begin.
+const SHIM_LOG: &str = "shim.log";
+
+/// Answers once a shim of `dir` does, which is started from `program` if need be.
+pub async fn ensure(dir: &Path, program: &Path) -> Result<(), String> {
+    let deadline = Instant::now() + LIMIT;
+    let mut child: Option<Child> = None;
+    loop {
+        let problem = match call(dir, Op::Hello, HELLO).await {
+            Ok(Body::Hello(hello)) if hello.versions.iter().any(|known| VERSIONS.contains(known)) => {
+                reap_some_day(child);
+                return Ok(());
+            }
+            Ok(other) => return Err(format!("it speaks another protocol: {other:?}")),
+            Err(CallError::Refused(error)) => return Err(error.message),
+            Err(error) => error,
+        };
+        if Instant::now() > deadline {
+            reap_some_day(child);
+            return Err(problem.to_string());
+        }
+        match (&mut child, &problem) {
+            (None, CallError::NoShim(_)) => {
+                child = Some(start(dir, program).map_err(|error| format!("could not start it: {error}"))?);
+            }
+            (Some(started), _) => {
+                if let Some(status) = started.try_wait().map_err(|error| error.to_string())? {
+                    if status.code() != Some(i32::from(EXIT_TAKEN)) {
+                        return Err(last_words(dir, status));
+                    }
+                    // Another shim holds the directory: it is just starting or just ending.
+                    child = None;
+                }
+            }
+            (None, _) => {}
+        }
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+fn start(dir: &Path, program: &Path) -> io::Result<Child> {
+    DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    let log =
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(dir.join(SHIM_LOG))?;
+    let mut command = Command::new(program);
+    command.arg("shim").arg("--dir").arg(dir).env_clear();
+    match std::env::var_os(LIFELINE) {
+        Some(fd) => {
+            let path = Path::new("/proc/self/fd").join(fd);
+            command.stdin(File::open(path)?).env(LIFELINE, "0");
+        }
+        None => {
+            command.stdin(Stdio::null());
+        }
+    }
+    command.stdout(log.try_clone()?).stderr(log).kill_on_drop(false).spawn()
+}
+
+/// The shim is meant to outlive this process; while both live, it must not become a zombie when it ends.
+fn reap_some_day(child: Option<Child>) {
+    if let Some(mut child) = child {
+        tokio::spawn(async move { child.wait().await });
+    }
+}
+
+fn last_words(dir: &Path, status: ExitStatus) -> String {
+    let words = std::fs::read_to_string(dir.join(SHIM_LOG)).unwrap_or_default();
+    let last = words.trim().lines().last().unwrap_or("it said nothing").to_owned();
+    format!("it ended with {status}: {last}")
+}
