@@ -5,10 +5,13 @@
 
 pub mod component;
 pub mod config;
+pub mod crash;
 pub mod download;
 pub mod enroll;
 pub mod error;
+pub mod exec;
 pub mod identity;
+pub mod journal;
 pub mod platform;
 pub mod processes;
 pub mod shim;

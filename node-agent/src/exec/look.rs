@@ -1,0 +1,123 @@
+//! Looking: what is installed and kept, how much room there is, and what the agent may do. Leaves no trace.
+
+use std::{
+    fs::OpenOptions,
+    io,
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+};
+
+use rustix::fs::{StatVfsMountFlags, statvfs};
+use upfleet_domain::{
+    digest::Digest,
+    reason::{Reason, ReasonCode},
+};
+
+use super::{
+    Place,
+    backup::linkless,
+    files::{failed, hash_file, make_store, remove_if_there},
+};
+
+/// What a check before an upgrade found on the disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Looked {
+    /// SHA-256 of what is installed.
+    pub installed: Option<Digest>,
+    /// Its length in bytes.
+    pub installed_size: u64,
+    /// Bytes free for the agent.
+    pub available: u64,
+    /// Bytes of the wanted artifact that lie there already.
+    pub fetched: u64,
+    /// Whether a backup is a link.
+    pub links: bool,
+    /// What the agent may not do, if anything.
+    pub forbidden: Option<Reason>,
+}
+
+/// Digests of what is installed and, by name, of what is kept.
+pub(super) fn inspect(place: &Place) -> Result<(Option<Digest>, Vec<Digest>), Reason> {
+    let installed = installed(place)?;
+    let versions = place.versions();
+    let entries = match std::fs::read_dir(&versions) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((installed, Vec::new())),
+        Err(error) => return Err(failed(ReasonCode::StageFailed, "read", &versions)(error)),
+    };
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    Ok((installed, names.filter_map(|name| name.parse().ok()).collect()))
+}
+
+/// `None` also for what is no regular file; [`look`] says so before anything is done about it.
+fn installed(place: &Place) -> Result<Option<Digest>, Reason> {
+    let path = &place.path;
+    match std::fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_file() => {
+            hash_file(path).map(Some).map_err(failed(ReasonCode::StageFailed, "read", path))
+        }
+        Ok(_) => Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(failed(ReasonCode::StageFailed, "read", path)(error)),
+    }
+}
+
+pub(super) fn look(place: &Place, wanted: Option<&Digest>, runs: bool) -> Result<Looked, Reason> {
+    let installed = installed(place)?;
+    let size = |path: &std::path::Path| std::fs::metadata(path).map_or(0, |metadata| metadata.len());
+    let fetched = wanted.map_or(0, |digest| size(&place.part(digest)).max(size(&place.version(digest))));
+    let space = statvfs(&place.parent).map_err(io::Error::from);
+    let space = space.map_err(failed(ReasonCode::StageFailed, "read", &place.parent))?;
+    let (forbidden, links) = match trial(place, installed.is_some()) {
+        Ok(links) => (None, links),
+        Err(reason) => (Some(reason), true),
+    };
+    let noexec = runs && space.f_flag.contains(StatVfsMountFlags::NOEXEC);
+    let noexec = noexec.then(|| {
+        let reason = Reason::new(ReasonCode::NotPermitted).with("operation", "run");
+        let reason = reason.with("path", place.path.display());
+        reason.with("problem", "the file system is mounted noexec")
+    });
+    Ok(Looked {
+        installed,
+        installed_size: size(&place.path),
+        available: space.f_bavail.saturating_mul(space.f_frsize),
+        fetched,
+        links,
+        forbidden: forbidden.or(noexec),
+    })
+}
+
+/// Tries what an upgrade will do: a store on the same file system, a file beside the component, a link. Says
+/// whether links can be made.
+fn trial(place: &Place, installed: bool) -> Result<bool, Reason> {
+    let forbidden = |operation| failed(ReasonCode::NotPermitted, operation, &place.path);
+    let special = std::fs::symlink_metadata(&place.path).is_ok_and(|metadata| !metadata.is_file());
+    if special {
+        let error = io::Error::other(
+            "it is a symbolic link or no regular file; give the component the path of a file",
+        );
+        return Err(forbidden("replace")(error));
+    }
+    make_store(place).map_err(failed(ReasonCode::NotPermitted, "create", &place.store))?;
+    let device = |path: &std::path::Path| std::fs::metadata(path).map(|metadata| metadata.dev());
+    let same = device(&place.parent).and_then(|parent| Ok(parent == device(&place.versions())?));
+    if !same.map_err(forbidden("look at"))? {
+        return Err(forbidden("link")(io::ErrorKind::CrossesDevices.into()));
+    }
+    let temporary = &place.temporary;
+    let tried = || -> io::Result<()> {
+        remove_if_there(temporary)?;
+        OpenOptions::new().write(true).create_new(true).mode(0o600).open(temporary)?;
+        remove_if_there(temporary)?;
+        Ok(())
+    };
+    tried().map_err(failed(ReasonCode::NotPermitted, "write beside", &place.path))?;
+    if !installed {
+        return Ok(true);
+    }
+    match std::fs::hard_link(&place.path, temporary) {
+        Ok(()) => remove_if_there(temporary).map_err(forbidden("remove a link to")),
+        Err(error) if linkless(&error) => Ok(false),
+        Err(error) => Err(forbidden("link")(error)),
+    }
+}

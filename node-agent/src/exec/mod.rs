@@ -1,0 +1,178 @@
+//! Executors: one step each on the files of one component. Idempotent; they decide nothing and know no network.
+//!
+//! Beside a component's path, on the same file system, lies its store, `.upfleet/<component>/`: `incoming/` for
+//! bytes on their way, `versions/<digest>` for what can be put in place. Switching is a hard link and a rename,
+//! so that it takes no space and is never half done. Every write follows one order: temporary file, metadata,
+//! fsync, hash read back from the disk, rename, fsync of the directory.
+
+mod backup;
+mod files;
+mod look;
+mod meta;
+mod prune;
+mod remove;
+mod stage;
+mod swap;
+#[cfg(test)]
+mod tests;
+mod verify;
+
+use std::path::{Path, PathBuf};
+
+pub use files::hash_file;
+pub use look::Looked;
+pub use meta::FirstInstall;
+use upfleet_domain::{
+    digest::Digest,
+    id::ComponentId,
+    reason::{Reason, ReasonCode},
+    upgrade::{
+        preflight::Elf,
+        step::{Answer, StepKind},
+    },
+};
+
+/// Where a component and its store lie.
+#[derive(Clone, Debug)]
+pub struct Place {
+    path: PathBuf,
+    parent: PathBuf,
+    store: PathBuf,
+    temporary: PathBuf,
+}
+
+impl Place {
+    /// The place of a component whose file is `path`, an absolute path that names a file.
+    #[must_use]
+    pub fn new(component: &ComponentId, path: &Path) -> Self {
+        let parent = path.parent().unwrap_or_else(|| Path::new("/")).to_owned();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        Self {
+            path: path.to_owned(),
+            store: parent.join(".upfleet").join(component.as_str()),
+            temporary: parent.join(format!(".{name}.upfleet-tmp")),
+            parent,
+        }
+    }
+
+    /// The component's file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where the bytes of an artifact arrive.
+    #[must_use]
+    pub fn part(&self, digest: &Digest) -> PathBuf {
+        self.incoming().join(format!("{digest}.part"))
+    }
+
+    /// Where a version is kept.
+    #[must_use]
+    pub fn version(&self, digest: &Digest) -> PathBuf {
+        self.versions().join(digest.to_string())
+    }
+
+    fn incoming(&self) -> PathBuf {
+        self.store.join("incoming")
+    }
+
+    fn versions(&self) -> PathBuf {
+        self.store.join("versions")
+    }
+}
+
+/// Performs the steps that concern a component's files.
+#[derive(Clone, Debug)]
+pub struct Executor {
+    place: Place,
+    first: FirstInstall,
+}
+
+impl Executor {
+    /// An executor for `place`. `first` is what a first install's file is given.
+    #[must_use]
+    pub fn new(place: Place, first: FirstInstall) -> Self {
+        Self { place, first }
+    }
+
+    /// Where the component lies.
+    #[must_use]
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// Performs a step on the disk. Blocks.
+    ///
+    /// # Errors
+    /// Why it could not be done. What was there before is there still.
+    pub fn perform(&self, step: &StepKind) -> Result<Answer, Reason> {
+        let place = &self.place;
+        match step {
+            StepKind::Verify { digest } => verify::fetched(place, digest).map(Answer::Verified),
+            StepKind::Stage { digest } => stage::stage(place, &self.first, digest).map(done),
+            StepKind::VerifyKept { digest } => verify::kept(place, digest).map(done),
+            StepKind::Backup { digest } => backup::back_up(place, digest).map(done),
+            StepKind::Swap { digest } | StepKind::SwapBack { digest } => {
+                swap::put_in_place(place, digest).map(done)
+            }
+            StepKind::Remove => remove::remove(place).map(done),
+            StepKind::Prune { keep } => prune::prune(place, keep).map(done),
+            StepKind::CheckPreflight { .. }
+            | StepKind::Fetch { .. }
+            | StepKind::Stop
+            | StepKind::Start { .. }
+            | StepKind::Probe { .. }
+            | StepKind::Inspect { .. } => Err(Reason::new(ReasonCode::StageFailed)
+                .with("operation", step.as_str())
+                .with("path", place.path.display())
+                .with("problem", "that is no step on files")),
+        }
+    }
+
+    /// Makes the store's directories, for whoever puts bytes into [`Place::part`].
+    ///
+    /// # Errors
+    /// Where the disk or its permissions do not allow it.
+    pub fn prepare(&self) -> Result<(), Reason> {
+        files::make_store(&self.place).map_err(files::failed(
+            ReasonCode::StageFailed,
+            "create",
+            &self.place.store,
+        ))
+    }
+
+    /// What lies there: installed and kept versions by digest.
+    ///
+    /// # Errors
+    /// Where it can't be read.
+    pub fn inspect(&self) -> Result<(Option<Digest>, Vec<Digest>), Reason> {
+        look::inspect(&self.place)
+    }
+
+    /// What a check before an upgrade wants to know of the disk.
+    ///
+    /// # Errors
+    /// Where it can't be read.
+    pub fn look(&self, wanted: Option<&Digest>, runs: bool) -> Result<Looked, Reason> {
+        look::look(&self.place, wanted, runs)
+    }
+
+    /// Whether a version lies here and is what its name says, so that it need not be fetched.
+    #[must_use]
+    pub fn has(&self, digest: &Digest) -> bool {
+        hash_file(&self.place.version(digest)).is_ok_and(|found| found == *digest)
+    }
+}
+
+fn done((): ()) -> Answer {
+    Answer::Done
+}
+
+/// The first bytes of a file as an ELF header, if it is one.
+fn elf(path: &Path) -> std::io::Result<Option<Elf>> {
+    use std::io::Read as _;
+    let mut head = Vec::new();
+    files::open(path)?.take(64).read_to_end(&mut head)?;
+    Ok(Elf::parse(&head))
+}

@@ -1,0 +1,47 @@
+//! Staging: verified bytes get the metadata of what they will replace, and their place among the versions.
+
+use upfleet_domain::{
+    digest::Digest,
+    reason::{Reason, ReasonCode},
+};
+
+use super::{
+    FirstInstall, Place,
+    files::{failed, hash, hash_file, make_store, open, sync_dir},
+    meta,
+};
+use crate::crash;
+
+pub(super) fn stage(place: &Place, first: &FirstInstall, digest: &Digest) -> Result<(), Reason> {
+    let (part, version) = (place.part(digest), place.version(digest));
+    make_store(place).map_err(failed(ReasonCode::StageFailed, "create", &place.store))?;
+    if !part.exists() {
+        let found = hash_file(&version).map_err(failed(ReasonCode::StageFailed, "read", &version))?;
+        return expect(found, digest);
+    }
+    let file = open(&part).map_err(failed(ReasonCode::StageFailed, "open", &part))?;
+    meta::give(&file, place, first)
+        .map_err(|(operation, error)| failed(ReasonCode::StageFailed, operation, &part)(error))?;
+    crash::point("stage.metadata");
+    // An error of fsync is final for this file: the kernel may have dropped the pages that it could not write.
+    file.sync_all().map_err(failed(ReasonCode::StageFailed, "write to the disk", &part))?;
+    crash::point("stage.synced");
+    let file = open(&part).map_err(failed(ReasonCode::StageFailed, "open", &part))?;
+    expect(hash(&file).map_err(failed(ReasonCode::StageFailed, "read back", &part))?, digest)?;
+    std::fs::rename(&part, &version).map_err(failed(ReasonCode::StageFailed, "rename", &part))?;
+    crash::point("stage.renamed");
+    for dir in [place.versions(), place.incoming()] {
+        sync_dir(&dir).map_err(failed(ReasonCode::StageFailed, "write to the disk", &dir))?;
+    }
+    Ok(())
+}
+
+fn expect(found: Digest, digest: &Digest) -> Result<(), Reason> {
+    if found == *digest {
+        return Ok(());
+    }
+    Err(Reason::new(ReasonCode::DigestMismatch)
+        .with("actual", found)
+        .with("expected", digest)
+        .with("source", "the node's disk"))
+}

@@ -1,0 +1,130 @@
+//! The executors on real files.
+
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+
+use super::*;
+
+fn place(dir: &Path) -> Executor {
+    let place = Place::new(&"web".parse().unwrap(), &dir.join("app"));
+    Executor::new(place, FirstInstall { mode: 0o755, owner: None, group: None })
+}
+
+fn fetch(executor: &Executor, bytes: &[u8]) -> Digest {
+    let digest = Digest::of(bytes);
+    executor.prepare().unwrap();
+    std::fs::write(executor.place().part(&digest), bytes).unwrap();
+    digest
+}
+
+fn install(executor: &Executor, bytes: &[u8]) -> Digest {
+    let digest = fetch(executor, bytes);
+    for step in [StepKind::Verify { digest }, StepKind::Stage { digest }, StepKind::Swap { digest }] {
+        executor.perform(&step).unwrap();
+        executor.perform(&step).expect("each step can be done twice");
+    }
+    digest
+}
+
+#[test]
+fn an_upgrade_and_the_way_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let executor = place(dir.path());
+    let old = install(&executor, b"old");
+    let path = executor.place().path().to_owned();
+    assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o7777, 0o755);
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o710)).unwrap();
+    executor.perform(&StepKind::Backup { digest: old }).unwrap();
+    let new = install(&executor, b"new");
+    assert_eq!(std::fs::read(&path).unwrap(), b"new");
+    assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o7777, 0o710, "the mode is kept");
+    assert_eq!(executor.inspect().unwrap().0, Some(new));
+    executor.perform(&StepKind::VerifyKept { digest: old }).unwrap();
+    executor.perform(&StepKind::SwapBack { digest: old }).unwrap();
+    executor.perform(&StepKind::Prune { keep: vec![old] }).unwrap();
+    assert_eq!(std::fs::read(&path).unwrap(), b"old");
+    assert_eq!(executor.inspect().unwrap(), (Some(old), vec![old]));
+    executor.perform(&StepKind::Remove).unwrap();
+    executor.perform(&StepKind::Remove).unwrap();
+    assert_eq!(executor.inspect().unwrap().0, None);
+}
+
+#[test]
+fn extended_attributes_are_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let executor = place(dir.path());
+    install(&executor, b"old");
+    let file = std::fs::File::open(executor.place().path()).unwrap();
+    let set = rustix::fs::fsetxattr(&file, "user.origin", b"hand", rustix::fs::XattrFlags::empty());
+    if set.is_err() {
+        eprintln!("skipped: the file system has no extended attributes");
+        return;
+    }
+    install(&executor, b"new");
+    let file = std::fs::File::open(executor.place().path()).unwrap();
+    let mut value = [0; 16];
+    let length = rustix::fs::fgetxattr(&file, "user.origin", &mut value).unwrap();
+    assert_eq!(&value[..length], b"hand");
+}
+
+#[test]
+fn wrong_bytes_are_not_staged() {
+    let dir = tempfile::tempdir().unwrap();
+    let executor = place(dir.path());
+    let digest = fetch(&executor, b"new");
+    std::fs::write(executor.place().part(&digest), b"other").unwrap();
+    for step in [StepKind::Stage { digest }, StepKind::Verify { digest }] {
+        assert_eq!(executor.perform(&step).unwrap_err().code, ReasonCode::DigestMismatch);
+    }
+    assert!(!executor.place().part(&digest).exists(), "wrong bytes are not resumed from");
+}
+
+/// Ten bytes of a kept version flipped, one at a time: each is found before use.
+#[test]
+fn a_damaged_way_back_is_found_before_use() {
+    let dir = tempfile::tempdir().unwrap();
+    let executor = place(dir.path());
+    let bytes: Vec<u8> = (0..100).collect();
+    let old = install(&executor, &bytes);
+    executor.perform(&StepKind::Backup { digest: old }).unwrap();
+    install(&executor, b"new");
+    for at in (0..100).step_by(10) {
+        let mut damaged = bytes.clone();
+        damaged[at] ^= 0x10;
+        std::fs::write(executor.place().version(&old), damaged).unwrap();
+        for step in [StepKind::VerifyKept { digest: old }, StepKind::SwapBack { digest: old }] {
+            assert_eq!(executor.perform(&step).unwrap_err().code, ReasonCode::RollbackTargetDamaged);
+        }
+        assert_eq!(std::fs::read(executor.place().path()).unwrap(), b"new");
+    }
+}
+
+#[test]
+fn a_link_in_the_components_place_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let executor = place(dir.path());
+    std::fs::write(dir.path().join("elsewhere"), b"x").unwrap();
+    symlink(dir.path().join("elsewhere"), executor.place().path()).unwrap();
+    let forbidden = executor.look(None, true).unwrap().forbidden.unwrap();
+    assert_eq!(forbidden.code, ReasonCode::NotPermitted);
+}
+
+#[test]
+fn what_was_not_recorded_is_not_backed_up_as_if_it_were() {
+    let dir = tempfile::tempdir().unwrap();
+    let executor = place(dir.path());
+    install(&executor, b"old");
+    let step = StepKind::Backup { digest: Digest::of(b"another") };
+    assert_eq!(executor.perform(&step).unwrap_err().code, ReasonCode::Drifted);
+}
+
+#[test]
+fn a_look_leaves_no_trace_beside_the_component() {
+    let dir = tempfile::tempdir().unwrap();
+    let executor = place(dir.path());
+    let digest = install(&executor, b"old");
+    let looked = executor.look(Some(&digest), false).unwrap();
+    assert_eq!((looked.installed, looked.fetched, looked.links), (Some(digest), 3, true));
+    assert_eq!(looked.forbidden, None);
+    let names: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(names.len(), 2, "{names:?}");
+}

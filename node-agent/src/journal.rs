@@ -1,0 +1,314 @@
+//! The journal of one component: what must be known after a crash, whatever was going on.
+//!
+//! A file of fixed header and append-only records, each the whole [`Record`] with its length and checksum. The last
+//! intact one counts. Space is allocated ahead, so that a full disk does not keep an agent from writing down a
+//! rollback. It knows nothing of what the records mean.
+//!
+//! Layout, integers little-endian: `UPFLEETJ`, format `u32`, zero `u32`; then per record length `u32`,
+//! CRC-32 `u32` of length and payload, payload in JSON. Zeros follow up to the allocated end.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, Read as _},
+    os::unix::fs::{FileExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use rustix::fs::FallocateFlags;
+use upfleet_domain::{
+    id::ComponentId,
+    reason::{Reason, ReasonCode},
+    upgrade::record::Record,
+};
+
+use crate::crash;
+
+const MAGIC: &[u8; 8] = b"UPFLEETJ";
+/// The newest format this code writes and reads.
+pub const FORMAT: u32 = 1;
+const HEADER: u64 = 16;
+/// Space kept allocated beyond the records: some hundred transitions.
+const RESERVE: u64 = 512 * 1024;
+/// Beyond this many bytes of records the journal is compacted.
+const COMPACT_AT: u64 = 1024 * 1024;
+
+/// An open journal. One writer only.
+#[derive(Debug)]
+pub struct Journal {
+    path: PathBuf,
+    file: File,
+    end: u64,
+    allocated: u64,
+}
+
+/// What opening a journal gave.
+#[derive(Debug)]
+pub struct Opened {
+    /// Ready to append.
+    pub journal: Journal,
+    /// The last intact record; `None` in a new journal.
+    pub record: Option<Record>,
+    /// Set where an unreadable journal was moved aside.
+    pub damage: Option<Reason>,
+}
+
+/// Why a journal can't be used. An operator of the node can mend it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum JournalError {
+    /// The disk or its permissions.
+    #[error("could not {operation} journal `{path}`")]
+    Io {
+        /// What was tried.
+        operation: &'static str,
+        /// Which file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A newer agent wrote it.
+    #[error("journal `{path}` has format {found}, this version reads up to {FORMAT}")]
+    TooNew {
+        /// Which file.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+    },
+}
+
+impl JournalError {
+    /// As people and the controller see it.
+    #[must_use]
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Io { operation, path, source } => Reason::new(ReasonCode::StageFailed)
+                .with("operation", operation)
+                .with("path", path.display())
+                .with("problem", source),
+            Self::TooNew { path, found } => Reason::new(ReasonCode::StateTooNew)
+                .with("path", path.display())
+                .with("found", found)
+                .with("known", FORMAT),
+        }
+    }
+}
+
+impl Journal {
+    /// Opens the journal of `component` in `dir`, creating it where there is none. A torn tail is cut; a journal
+    /// that is damaged before its tail is moved aside as `<name>.damaged-<n>`, and a new one begun.
+    ///
+    /// # Errors
+    /// Where the disk fails, or a newer agent wrote it.
+    pub fn open(dir: &Path, component: &ComponentId) -> Result<Opened, JournalError> {
+        let path = dir.join(format!("{component}.journal"));
+        let bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let journal = create(&path, None).map_err(at("create", &path))?;
+                return Ok(Opened { journal, record: None, damage: None });
+            }
+            Err(error) => return Err(at("read", &path)(error)),
+        };
+        match scan(&bytes) {
+            Scan::TooNew(found) => Err(JournalError::TooNew { path, found }),
+            Scan::Damaged => {
+                let aside = move_aside(&path).map_err(at("move aside", &path))?;
+                let journal = create(&path, None).map_err(at("create", &path))?;
+                let damage = Reason::new(ReasonCode::JournalDamaged)
+                    .with("component", component)
+                    .with("path", aside.display());
+                Ok(Opened { journal, record: None, damage: Some(damage) })
+            }
+            Scan::Intact { end, record } => {
+                let allocated = bytes.len() as u64;
+                let journal = reopen(&path, end, allocated).map_err(at("open", &path))?;
+                Ok(Opened { journal, record: record.map(|record| *record), damage: None })
+            }
+        }
+    }
+
+    /// Makes `record` durable. When this returns without error it will be there after any crash.
+    ///
+    /// # Errors
+    /// Where the disk fails; then nothing that depends on it may be done.
+    pub fn append(&mut self, record: &Record) -> Result<(), JournalError> {
+        crash::point("journal.append.before");
+        let frame = frame(record).map_err(at("encode for", &self.path))?;
+        if self.end + frame.len() as u64 > COMPACT_AT {
+            self.compact(record);
+        }
+        self.write(&frame).map_err(at("write", &self.path))?;
+        crash::point("journal.append.after");
+        Ok(())
+    }
+
+    fn write(&mut self, frame: &[u8]) -> io::Result<()> {
+        let end = self.end + frame.len() as u64;
+        if end + RESERVE / 2 > self.allocated {
+            let wanted = end + RESERVE;
+            // Without space ahead a record still goes in where the disk has just room for it.
+            if rustix::fs::fallocate(&self.file, FallocateFlags::empty(), 0, wanted).is_ok() {
+                self.allocated = wanted;
+            }
+        }
+        if cfg!(feature = "crash-points") {
+            self.file.write_all_at(&frame[..frame.len() / 2], self.end)?;
+            crash::point("journal.append.torn");
+        }
+        self.file.write_all_at(frame, self.end)?;
+        self.file.sync_data()?;
+        self.end = end;
+        self.allocated = self.allocated.max(end);
+        Ok(())
+    }
+
+    /// Replaces the records by the last one. Failing to do so is no error: the journal stays as it is.
+    pub fn compact(&mut self, record: &Record) {
+        crash::point("journal.compact.before");
+        match create(&self.path, Some(record)) {
+            Ok(journal) => *self = journal,
+            Err(error) => {
+                let path = self.path.display().to_string();
+                tracing::debug!(path, %error, "journal not compacted");
+                let _ = std::fs::remove_file(temporary(&self.path));
+            }
+        }
+        crash::point("journal.compact.after");
+    }
+}
+
+fn at(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> JournalError {
+    let path = path.to_owned();
+    move |source| JournalError::Io { operation, path, source }
+}
+
+fn temporary(path: &Path) -> PathBuf {
+    path.with_extension("journal-tmp")
+}
+
+/// Writes a journal with one record or none: temporary file, fsync, rename, fsync of the directory.
+fn create(path: &Path, record: Option<&Record>) -> io::Result<Journal> {
+    let tmp = temporary(path);
+    let _ = std::fs::remove_file(&tmp);
+    let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&tmp)?;
+    let mut bytes = Vec::from(MAGIC.as_slice());
+    bytes.extend(FORMAT.to_le_bytes());
+    bytes.extend([0; 4]);
+    if let Some(record) = record {
+        bytes.extend(frame(record)?);
+    }
+    let end = bytes.len() as u64;
+    let mut allocated = end + RESERVE;
+    match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, allocated) {
+        Ok(()) => {}
+        // A file system that can't allocate ahead can still write.
+        Err(rustix::io::Errno::OPNOTSUPP) => allocated = end,
+        Err(error) => return Err(error.into()),
+    }
+    file.write_all_at(&bytes, 0)?;
+    file.sync_all()?;
+    crash::point("journal.compact.written");
+    std::fs::rename(&tmp, path)?;
+    sync_dir(path)?;
+    Ok(Journal { path: path.to_owned(), file, end, allocated })
+}
+
+fn reopen(path: &Path, end: u64, allocated: u64) -> io::Result<Journal> {
+    let file = OpenOptions::new().read(true).write(true).open(path)?;
+    let _ = std::fs::remove_file(temporary(path));
+    let mut rest = Vec::new();
+    io::Seek::seek(&mut &file, io::SeekFrom::Start(end))?;
+    (&file).read_to_end(&mut rest)?;
+    if rest.iter().any(|byte| *byte != 0) {
+        // Half a record lies there; the next one must not end in its remains.
+        file.write_all_at(&vec![0; rest.len()], end)?;
+        file.sync_data()?;
+    }
+    Ok(Journal { path: path.to_owned(), file, end, allocated })
+}
+
+fn sync_dir(path: &Path) -> io::Result<()> {
+    let dir = path.parent().ok_or_else(|| io::Error::other("a journal lies in a directory"))?;
+    File::open(dir)?.sync_all()
+}
+
+fn move_aside(path: &Path) -> io::Result<PathBuf> {
+    for number in 1..1_000 {
+        let aside = path.with_extension(format!("journal.damaged-{number}"));
+        if !aside.exists() {
+            std::fs::rename(path, &aside)?;
+            sync_dir(path)?;
+            return Ok(aside);
+        }
+    }
+    Err(io::Error::other("a thousand damaged journals lie there already"))
+}
+
+fn frame(record: &Record) -> io::Result<Vec<u8>> {
+    let payload = serde_json::to_vec(record)?;
+    let length = u32::try_from(payload.len()).map_err(io::Error::other)?.to_le_bytes();
+    let mut bytes = Vec::with_capacity(payload.len() + 8);
+    bytes.extend(length);
+    bytes.extend(checksum(length, &payload).to_le_bytes());
+    bytes.extend(payload);
+    Ok(bytes)
+}
+
+fn checksum(length: [u8; 4], payload: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&length);
+    hasher.update(payload);
+    hasher.finalize()
+}
+
+enum Scan {
+    Intact { end: u64, record: Option<Box<Record>> },
+    Damaged,
+    TooNew(u32),
+}
+
+fn scan(bytes: &[u8]) -> Scan {
+    let Some(header) = bytes.get(..HEADER as usize).filter(|header| header.starts_with(MAGIC)) else {
+        return Scan::Damaged;
+    };
+    let format = u32::from_le_bytes([header[8], header[9], header[10], header[11]]);
+    if format > FORMAT {
+        return Scan::TooNew(format);
+    }
+    let mut end = HEADER as usize;
+    let mut last = None;
+    while let Some(payload) = record_at(bytes, end) {
+        last = Some(payload);
+        end += 8 + payload.len();
+    }
+    let rest = &bytes[end..];
+    let written = rest.iter().any(|byte| *byte != 0);
+    // A tear is at the very end. An intact record behind a broken one means that something else happened, and
+    // so does a broken first one, since a journal is never without its first record for longer than a tear.
+    let behind = (1..rest.len()).any(|offset| record_at(rest, offset).is_some());
+    if format == 0 || (written && behind) {
+        return Scan::Damaged;
+    }
+    match last.map(serde_json::from_slice) {
+        None => Scan::Intact { end: end as u64, record: None },
+        Some(Ok(record)) => Scan::Intact { end: end as u64, record: Some(Box::new(record)) },
+        Some(Err(_)) => Scan::Damaged,
+    }
+}
+
+/// The payload of an intact record at `offset`.
+fn record_at(bytes: &[u8], offset: usize) -> Option<&[u8]> {
+    let head = bytes.get(offset..offset + 8)?;
+    let length = [head[0], head[1], head[2], head[3]];
+    let size = u32::from_le_bytes(length) as usize;
+    let payload = bytes.get(offset + 8..offset.checked_add(8)?.checked_add(size)?)?;
+    // Every payload is a JSON object; that makes the search for one cheap.
+    if payload.first() != Some(&b'{') {
+        return None;
+    }
+    let sum = u32::from_le_bytes([head[4], head[5], head[6], head[7]]);
+    (checksum(length, payload) == sum).then_some(payload)
+}
+
+#[cfg(test)]
+mod tests;
