@@ -2,5 +2,13 @@
 //!
 //! One binary for all of it, since each test binary links everything again. Must not reach beyond loopback.
 
-#[test]
-fn stub() {}
+mod controller;
+mod dev;
+mod identity;
+mod local;
+mod outcomes;
+mod python;
+// mod recovery;
+mod requests;
+mod rollouts;
+mod support;

@@ -2,6 +2,8 @@
 
 use std::{env, fmt::Write as _, fs, path::Path};
 
+use clap::Parser as _;
+use upfleet_controller::cli::Cli;
 use upfleet_domain::reason::{Class, ReasonCode};
 
 use crate::{Source, files, none, root};
@@ -121,4 +123,51 @@ fn reasons_are_documented() {
         .unwrap();
     }
     current("docs/reference/reasons.md", &page);
+}
+
+/// The lines of shell blocks that call `program`, without what follows a comment, a pipe or a redirection.
+fn commands<'a>(file: &'a Source, program: &'a str) -> impl Iterator<Item = Vec<&'a str>> {
+    let mut inside = false;
+    file.text.lines().filter_map(move |line| {
+        if let Some(fence) = line.trim_start().strip_prefix("```") {
+            inside = fence == "sh" || fence == "console";
+            return None;
+        }
+        let words: Vec<_> =
+            line.split_whitespace().take_while(|word| !["#", "|", ">", "&&"].contains(word)).collect();
+        let name = words.first()?.rsplit('/').next()?;
+        (inside && name == program).then_some(words)
+    })
+}
+
+/// Joins what a shell would join: `"a b"` is one word.
+fn unquoted(words: &[&str]) -> Vec<String> {
+    let mut joined: Vec<String> = Vec::new();
+    let mut open = false;
+    for word in words {
+        match joined.last_mut().filter(|_| open) {
+            Some(last) => {
+                last.push(' ');
+                last.push_str(word);
+            }
+            None => joined.push((*word).to_owned()),
+        }
+        open ^= word.matches('"').count() % 2 == 1;
+    }
+    joined.into_iter().map(|word| word.replace('"', "")).collect()
+}
+
+#[test]
+fn documented_commands_are_commands() {
+    let mut faults = Vec::new();
+    for file in documents() {
+        for words in commands(&file, "upfleet") {
+            if let Err(error) = Cli::try_parse_from(unquoted(&words)) {
+                if error.use_stderr() {
+                    faults.push(format!("{}: {}\n{error}", file.path, words.join(" ")));
+                }
+            }
+        }
+    }
+    none("every `upfleet …` in a document parses", &faults);
 }

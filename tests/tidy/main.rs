@@ -20,12 +20,23 @@ struct Source {
     /// Relative to the repository, with `/`.
     path: String,
     text: String,
+    /// Whether all of it is test code.
+    test: bool,
 }
 
 impl Source {
-    /// Whether all of it is test code.
-    fn is_test(&self) -> bool {
-        self.path.split('/').any(|part| part == "tests" || part == "tests.rs" || part == "testing.rs")
+    /// Where the modules lie that this file declares under `#[cfg(test)]`, without `.rs`.
+    fn test_modules(&self) -> Vec<String> {
+        let (dir, name) = self.path.rsplit_once('/').unwrap_or(("", &self.path));
+        let stem = name.trim_end_matches(".rs");
+        let dir =
+            if ["mod", "lib", "main"].contains(&stem) { dir.to_owned() } else { format!("{dir}/{stem}") };
+        let lines: Vec<&str> = self.text.lines().collect();
+        let declared = lines.windows(2).filter(|pair| pair[0] == "#[cfg(test)]").filter_map(|pair| {
+            let words: Vec<&str> = pair[1].split_whitespace().collect();
+            words.last()?.strip_suffix(';').filter(|_| words.contains(&"mod"))
+        });
+        declared.map(|module| format!("{dir}/{module}")).collect()
     }
 
     /// The numbered lines of the program: neither comments nor what follows `#[cfg(test)] mod`.
@@ -35,7 +46,7 @@ impl Source {
             .windows(2)
             .position(|pair| pair[0] == "#[cfg(test)]" && pair[1].starts_with("mod "))
             .unwrap_or(lines.len());
-        let end = if self.is_test() { 0 } else { end };
+        let end = if self.test { 0 } else { end };
         lines
             .into_iter()
             .take(end)
@@ -47,6 +58,20 @@ impl Source {
 
 /// Every file below `dirs` (or the file itself) with one of `extensions`, in order of their paths.
 fn files(dirs: &[&str], extensions: &[&str]) -> Vec<Source> {
+    let mut sources = read(dirs, extensions);
+    let modules: Vec<String> = sources.iter().flat_map(Source::test_modules).collect();
+    for source in &mut sources {
+        let within = |module: &String| {
+            source.path.strip_prefix(module).is_some_and(|rest| rest == ".rs" || rest.starts_with('/'))
+        };
+        source.test = source.path.starts_with("tests/")
+            || source.path.contains("/tests/")
+            || modules.iter().any(within);
+    }
+    sources
+}
+
+fn read(dirs: &[&str], extensions: &[&str]) -> Vec<Source> {
     let mut paths = Vec::new();
     for dir in dirs {
         collect(&root().join(dir), extensions, &mut paths);
@@ -57,6 +82,7 @@ fn files(dirs: &[&str], extensions: &[&str]) -> Vec<Source> {
         .map(|path| Source {
             text: fs::read_to_string(&path).unwrap(),
             path: path.strip_prefix(root()).unwrap().to_str().unwrap().to_owned(),
+            test: false,
         })
         .collect()
 }

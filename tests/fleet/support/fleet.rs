@@ -1,0 +1,267 @@
+//! A fleet: one controller and some nodes as real processes in a temporary directory.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use tempfile::TempDir;
+use upfleet_api::v1;
+use upfleet_controller::cli::config::{Config, Context};
+
+use super::{
+    api::{Api, change},
+    lifeline::Lifeline,
+    node::Node,
+    process::{Output, Program, binary, run},
+    program::{Behaviour, COMPONENT, script},
+    wait::eventually,
+};
+
+/// What a test fleet looks like.
+pub struct Fleet {
+    /// How many nodes: `n1`, `n2`, …
+    pub nodes: usize,
+    /// What lies at the component's path before Upfleet.
+    pub initial: Option<Vec<u8>>,
+    /// Releases published at the start; their sequences are 1, 2, …
+    pub releases: Vec<(&'static str, Behaviour)>,
+    /// Further keys for the agents' `[fetch]`.
+    pub fetch: &'static str,
+}
+
+impl Default for Fleet {
+    /// One node with an unmanaged 1.0.0, and a good release 1.1.0.
+    fn default() -> Self {
+        Self {
+            nodes: 1,
+            initial: Some(script("1.0.0", Behaviour::Good)),
+            releases: vec![("1.1.0", Behaviour::Good)],
+            fetch: "",
+        }
+    }
+}
+
+/// A running fleet. Dropping it ends everything it started.
+pub struct TestFleet {
+    pub api: Api,
+    pub nodes: Vec<Node>,
+    controller: Option<Program>,
+    context: Context,
+    endpoints: Endpoints,
+    lifeline: Lifeline,
+    fetch: &'static str,
+    // Last, so that it is removed when nothing uses it any more.
+    dir: TempDir,
+}
+
+/// Where the controller listens.
+#[derive(Clone, Debug, serde::Deserialize)]
+struct Endpoints {
+    api: String,
+    enroll: String,
+    metrics: String,
+}
+
+impl Fleet {
+    /// Starts it: CA, controller, enrollment, agents, releases. Returns once every node is connected.
+    pub async fn start(self) -> TestFleet {
+        let dir = tempfile::Builder::new().prefix("uf").tempdir().unwrap();
+        let lifeline = Lifeline::new();
+        let (controller, endpoints) = start_controller(dir.path(), None, &lifeline);
+        let context = context(dir.path(), &endpoints);
+        let api = Api::connect(&context).await;
+        let mut fleet = TestFleet {
+            api,
+            nodes: Vec::new(),
+            controller: Some(controller),
+            context,
+            endpoints,
+            lifeline,
+            fetch: self.fetch,
+            dir,
+        };
+        for number in 1..=self.nodes {
+            let index = fleet.add_node(&format!("n{number}"), self.initial.as_deref()).await;
+            fleet.nodes[index].start();
+        }
+        for (sequence, (version, behaviour)) in (1..).zip(self.releases) {
+            fleet.api.publish(version, sequence, &script(version, behaviour)).await;
+        }
+        for node in &fleet.nodes {
+            fleet.api.reach_online(&node.name, true).await;
+        }
+        fleet
+    }
+}
+
+impl TestFleet {
+    /// Prepares and enrolls a node without starting its agent; returns its index.
+    pub async fn add_node(&mut self, name: &str, initial: Option<&[u8]>) -> usize {
+        let node = Node::prepare(&self.dir.path().join(name), name, &self.lifeline, self.fetch, initial);
+        node.enroll(&self.token().await).success();
+        self.nodes.push(node);
+        self.nodes.len() - 1
+    }
+
+    /// A fresh enrollment token.
+    pub async fn token(&self) -> String {
+        let request = v1::CreateEnrollmentTokenRequest {
+            request_id: uuid::Uuid::new_v4().to_string(),
+            labels: [("env".to_owned(), "test".to_owned())].into(),
+            ..Default::default()
+        };
+        self.api.client.nodes().create_enrollment_token(request).await.unwrap().into_inner().secret
+    }
+
+    pub fn node(&self, name: &str) -> &Node {
+        self.nodes.iter().find(|node| node.name == name).expect("the fleet has that node")
+    }
+
+    pub fn node_mut(&mut self, name: &str) -> &mut Node {
+        self.nodes.iter_mut().find(|node| node.name == name).expect("the fleet has that node")
+    }
+
+    /// The default rollout of `version`: everything in waves of one canary and the rest, no bake.
+    pub fn spec(&self, version: &str) -> v1::RolloutSpec {
+        v1::RolloutSpec {
+            component: COMPONENT.to_owned(),
+            change: Some(change(version)),
+            policy: Some(v1::RolloutPolicy { max_unavailable: Some(count(100)), ..Default::default() }),
+            ..Default::default()
+        }
+    }
+
+    /// Rolls `version` out to its end, which must be `SUCCEEDED`.
+    pub async fn install(&self, version: &str) -> String {
+        let name = self.api.start(self.spec(version)).await;
+        self.api.reach(&name, v1::rollout::State::Succeeded).await;
+        name
+    }
+
+    /// Runs `upfleet` with this fleet's admin context.
+    pub fn cli(&self, arguments: &[&str]) -> Output {
+        run(&mut self.cli_command(arguments))
+    }
+
+    /// `upfleet` with this fleet's admin context.
+    pub fn cli_command(&self, arguments: &[&str]) -> Command {
+        let mut command = upfleet(self.dir.path());
+        command.args(arguments);
+        command
+    }
+
+    /// The controller's data directory.
+    pub fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    /// A node that a test enrolls and keeps itself.
+    pub fn prepare(&self, dir: &str, name: &str) -> Node {
+        Node::prepare(&self.dir.path().join(dir), name, &self.lifeline, self.fetch, None)
+    }
+
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The admin's files and where the API listens.
+    pub fn context(&self) -> &Context {
+        &self.context
+    }
+
+    /// `http://…` of the second listener.
+    pub fn metrics(&self) -> String {
+        format!("http://{}", self.endpoints.metrics)
+    }
+
+    /// `kill -9` to the controller.
+    pub fn kill_controller(&mut self) {
+        if let Some(mut controller) = self.controller.take() {
+            controller.kill();
+        }
+    }
+
+    /// Starts the controller again, where it listened before.
+    pub fn start_controller(&mut self) {
+        assert!(self.controller.is_none(), "the controller runs");
+        let (controller, endpoints) =
+            start_controller(self.dir.path(), Some(&self.endpoints), &self.lifeline);
+        self.controller = Some(controller);
+        self.endpoints = endpoints;
+    }
+
+    /// What the controller and the agents wrote, for a failing test.
+    pub fn logs(&self) -> String {
+        let controller = fs::read_to_string(self.dir.path().join("controller.log")).unwrap_or_default();
+        let agents: String =
+            self.nodes.iter().map(|node| format!("--- {}\n{}", node.name, node.log())).collect();
+        format!("--- controller\n{controller}{agents}")
+    }
+}
+
+impl Drop for TestFleet {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.logs());
+        }
+        for node in &mut self.nodes {
+            node.kill();
+        }
+        self.kill_controller();
+    }
+}
+
+/// A number of nodes.
+pub fn count(count: u32) -> v1::NodeCount {
+    v1::NodeCount { value: Some(v1::node_count::Value::Count(count)) }
+}
+
+fn upfleet(dir: &Path) -> Command {
+    let mut command = Command::new(binary("upfleet"));
+    command
+        .env("UPFLEET_CONFIG", dir.join("config/config.toml"))
+        .env_remove("UPFLEET_CONTEXT")
+        .env("HOME", dir);
+    command
+}
+
+fn start_controller(dir: &Path, at: Option<&Endpoints>, lifeline: &Lifeline) -> (Program, Endpoints) {
+    let data = dir.join("data");
+    if !data.exists() {
+        let data = data.to_str().unwrap();
+        run(upfleet(dir).args(["init", "--name", "localhost", "--name", "127.0.0.1", "--data", data]))
+            .success();
+    }
+    let file = data.join("run/endpoints.json");
+    let _ = fs::remove_file(&file);
+    let anywhere = "127.0.0.1:0".to_owned();
+    let listen =
+        |pick: fn(&Endpoints) -> &String| at.map_or(anywhere.as_str(), |endpoints| pick(endpoints).as_str());
+    let mut command = upfleet(dir);
+    command.arg("serve").arg("--data").arg(&data);
+    command.args(["--listen", listen(|endpoints| &endpoints.api)]);
+    command.args(["--listen-enroll", listen(|endpoints| &endpoints.enroll)]);
+    command.args(["--listen-metrics", listen(|endpoints| &endpoints.metrics)]);
+    let (name, value) = lifeline.variable();
+    command.env(name, value).env("RUST_LOG", "info");
+    let mut controller = Program::start(&mut command, &dir.join("controller.log"));
+    let endpoints = eventually("the controller to listen", || {
+        if let Some(status) = controller.ended() {
+            panic!("the controller ended with {status}: {}", controller.log());
+        }
+        serde_json::from_slice(&fs::read(&file).ok()?).ok()
+    });
+    (controller, endpoints)
+}
+
+/// The context that `init` wrote, leading to where the controller really listens.
+fn context(dir: &Path, endpoints: &Endpoints) -> Context {
+    let path = dir.join("config/config.toml");
+    let config = Config::load_from(path.clone()).unwrap_or_else(|error| panic!("{error}"));
+    let (_, context) = config.resolve(None).unwrap_or_else(|error| panic!("{error}"));
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, text.replace(&context.address, &endpoints.api)).unwrap();
+    Context { address: endpoints.api.clone(), ..context }
+}

@@ -1,0 +1,17 @@
+//! What whole-fleet tests are made of: processes, releases, a client, and waiting. Asserts nothing itself.
+
+mod api;
+mod fleet;
+mod lifeline;
+mod node;
+mod process;
+mod program;
+mod skip;
+mod wait;
+
+pub use api::{Api, upgrade_states};
+pub use fleet::{Fleet, TestFleet, count};
+pub use process::{Program, binary, run};
+pub use program::{Behaviour, COMPONENT, padded, script};
+pub use skip::{endure, skip};
+pub use wait::{eventually, eventually_async};

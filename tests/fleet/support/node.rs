@@ -1,0 +1,199 @@
+//! One node: its directories, its configuration, its agent's process.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use upfleet_domain::digest::Digest;
+
+use super::{
+    lifeline::Lifeline,
+    process::{Output, Program, binary, run},
+    program::COMPONENT,
+    wait::eventually,
+};
+
+/// A node of a test fleet.
+pub struct Node {
+    pub name: String,
+    dir: PathBuf,
+    lifeline: (&'static str, String),
+    agent: Option<Program>,
+}
+
+impl Node {
+    /// Writes the configuration; with `initial` the component's file is there before Upfleet.
+    pub fn prepare(dir: &Path, name: &str, lifeline: &Lifeline, fetch: &str, initial: Option<&[u8]>) -> Self {
+        let node =
+            Self { name: name.to_owned(), dir: dir.to_owned(), lifeline: lifeline.variable(), agent: None };
+        for sub in ["etc", "state", "run", "app"] {
+            fs::create_dir_all(dir.join(sub)).unwrap();
+        }
+        node.configure("", fetch);
+        if let Some(bytes) = initial {
+            fs::write(node.component(), bytes).unwrap();
+            fs::set_permissions(node.component(), fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        node
+    }
+
+    /// Writes the configuration anew, with further keys for the component and for `[fetch]`.
+    pub fn configure(&self, component_keys: &str, fetch_keys: &str) {
+        let dir = self.dir.display();
+        let text = format!(
+            r#"
+state_dir = "{dir}/state"
+run_dir = "{dir}/run"
+
+[fetch]
+allow_loopback = true
+{fetch_keys}
+
+[[component]]
+name = "{COMPONENT}"
+path = "{dir}/app/{COMPONENT}"
+{component_keys}
+
+[component.run]
+mode = "supervised"
+cwd = "{dir}/app"
+stop_timeout = "2s"
+restart_delay = "50ms"
+
+[[component.probe]]
+type = "process"
+interval = "50ms"
+successes = 1
+failures = 2
+
+[[component.probe]]
+type = "exec"
+command = ["{{path}}", "probe"]
+interval = "50ms"
+successes = 1
+failures = 2
+
+[component.health]
+soak = "200ms"
+start_deadline = "20s"
+"#
+        );
+        fs::write(self.dir.join("etc/agent.toml"), text).unwrap();
+    }
+
+    /// The component's file.
+    pub fn component(&self) -> PathBuf {
+        self.dir.join("app").join(COMPONENT)
+    }
+
+    /// A file in the component's directory.
+    pub fn app(&self, name: &str) -> PathBuf {
+        self.dir.join("app").join(name)
+    }
+
+    /// A file in the agent's state directory.
+    pub fn state(&self, name: &str) -> PathBuf {
+        self.dir.join("state").join(name)
+    }
+
+    /// SHA-256 of the component's file; `None` where there is none.
+    pub fn digest(&self) -> Option<Digest> {
+        fs::read(self.component()).ok().map(|bytes| Digest::of(&bytes))
+    }
+
+    /// How often each version was started here, in order of the starts: `["1.0.0", "1.1.0"]`.
+    pub fn starts(&self) -> Vec<String> {
+        let text = fs::read_to_string(self.app("starts")).unwrap_or_default();
+        text.lines().filter_map(|line| line.split(' ').next().map(str::to_owned)).collect()
+    }
+
+    /// The process id of the version started last, if it still runs.
+    pub fn running(&self) -> Option<(String, u32)> {
+        let text = fs::read_to_string(self.app("starts")).ok()?;
+        let (version, pid) = text.lines().last()?.split_once(' ')?;
+        let pid: u32 = pid.parse().ok()?;
+        let state = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let alive = !state.rsplit_once(')')?.1.trim_start().starts_with('Z');
+        alive.then(|| (version.to_owned(), pid))
+    }
+
+    /// `upfleet-agent` with this node's configuration.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(binary("upfleet-agent"));
+        command
+            .arg("--config")
+            .arg(self.dir.join("etc"))
+            .args(arguments)
+            .env(self.lifeline.0, &self.lifeline.1)
+            .env_remove("UPFLEET_CONFIG");
+        command
+    }
+
+    /// Runs an agent command to its end.
+    pub fn run(&self, arguments: &[&str]) -> Output {
+        run(&mut self.command(arguments))
+    }
+
+    /// Trades `token` for a certificate.
+    pub fn enroll(&self, token: &str) -> Output {
+        self.run(&["enroll", "--token", token, "--node", &self.name])
+    }
+
+    /// Starts the agent.
+    pub fn start(&mut self) {
+        self.start_with(&[]);
+    }
+
+    /// Starts the agent with further environment.
+    pub fn start_with(&mut self, environment: &[(&str, &str)]) {
+        assert!(self.agent.is_none(), "{} has an agent already", self.name);
+        let mut command = self.command(&["run"]);
+        command.envs(environment.iter().copied()).env("RUST_LOG", "info");
+        self.agent = Some(Program::start(&mut command, &self.dir.join("agent.log")));
+    }
+
+    /// `kill -9` to the agent; its shims and components go on.
+    pub fn kill(&mut self) {
+        if let Some(mut agent) = self.agent.take() {
+            agent.kill();
+        }
+    }
+
+    /// Waits until the agent ends by itself, e.g. at a crash point.
+    pub fn wait_for_end(&mut self) {
+        if let Some(mut agent) = self.agent.take() {
+            eventually("the agent to end", || agent.ended());
+        }
+    }
+
+    /// Whether the agent ended by itself.
+    pub fn ended(&mut self) -> bool {
+        self.agent.as_mut().is_none_or(|agent| agent.ended().is_some())
+    }
+
+    /// What the agent wrote.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.dir.join("agent.log")).unwrap_or_default()
+    }
+
+    /// Files that must not be there once nothing is under way: temporary and partial ones.
+    pub fn leftovers(&self) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        let mut dirs = vec![self.dir.join("app")];
+        while let Some(dir) = dirs.pop() {
+            for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+                let path = entry.path();
+                let name = entry.file_name().to_string_lossy().into_owned();
+                if path.is_dir() {
+                    dirs.push(path);
+                } else if name.contains("tmp") || name.ends_with(".part") {
+                    found.push(path);
+                }
+            }
+        }
+        found
+    }
+}

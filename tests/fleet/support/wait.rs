@@ -1,0 +1,41 @@
+//! Waiting for a condition with a bounded deadline: the only way these tests wait.
+
+use std::{
+    future::Future,
+    time::{Duration, Instant},
+};
+
+/// Long enough for anything a test waits for on a busy machine; nothing takes that long when it works.
+pub const SOON: Duration = Duration::from_secs(60);
+const PAUSE: Duration = Duration::from_millis(25);
+
+/// Polls until `condition` gives a value.
+///
+/// # Panics
+/// With `what` once `SOON` has passed.
+pub fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let began = Instant::now();
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(began.elapsed() < SOON, "waited {SOON:?} for: {what}");
+        std::thread::sleep(PAUSE);
+    }
+}
+
+/// The same for conditions that ask over the network. `Err` says what was seen last, for the panic's text.
+pub async fn eventually_async<T, F: Future<Output = Result<T, String>>>(
+    what: &str,
+    mut condition: impl FnMut() -> F,
+) -> T {
+    let began = Instant::now();
+    loop {
+        let seen = match condition().await {
+            Ok(value) => return value,
+            Err(seen) => seen,
+        };
+        assert!(began.elapsed() < SOON, "waited {SOON:?} for: {what}; last seen: {seen}");
+        tokio::time::sleep(PAUSE).await;
+    }
+}
