@@ -4,6 +4,7 @@
 //! What `upfleet serve` runs lives in the other modules.
 
 pub mod auth;
+pub mod backup;
 pub mod blobs;
 pub mod ca;
 pub mod cli;

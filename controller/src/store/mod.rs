@@ -24,6 +24,9 @@ use upfleet_domain::{
     upgrade::UpgradeState,
 };
 
+#[cfg(test)]
+pub(crate) use contract::fixtures;
+
 pub use change::{Change, Committed, Expected, ReportOutcome};
 pub use error::{Conflict, StoreError};
 pub use notice::Notice;

@@ -1,7 +1,7 @@
 //! What every store must do, whatever it is built on: each contract runs on every implementation.
 
 mod content;
-mod fixtures;
+pub(crate) mod fixtures;
 mod fleet;
 mod rollouts;
 mod writes;

@@ -35,6 +35,8 @@ static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 
 /// The database's file name in the data directory.
 pub const FILE: &str = "upfleet.db";
+/// The file in the data directory whose lock says that a controller uses it.
+pub(crate) const LOCK: &str = "upfleet.lock";
 /// How many connections read at once.
 const READERS: u32 = 4;
 /// How long a write waits for a lock that another process holds, e.g. a backup.
@@ -74,6 +76,11 @@ impl SqliteStore {
         let pool = pool(1).connect_with(options).await?;
         migrate(&pool, Path::new(":memory:")).await?;
         Ok(Self::start(pool.clone(), pool, None))
+    }
+
+    /// Opens a database file that no controller uses, without taking a lock. For restores.
+    pub(crate) async fn open_unlocked(path: &Path) -> Result<Self> {
+        Self::open_with(path, None, BUSY_TIMEOUT).await
     }
 
     async fn open_with(path: &Path, lock: Option<File>, busy: Duration) -> Result<Self> {
@@ -128,7 +135,7 @@ fn unavailable(operation: &'static str, problem: impl std::fmt::Display) -> Stor
 /// # Errors
 /// [`StoreError::Unavailable`] where another process holds it.
 pub(crate) fn lock(data: &Path) -> Result<File> {
-    let path = data.join("upfleet.lock");
+    let path = data.join(LOCK);
     let file = File::options().create(true).truncate(false).write(true).open(&path);
     let file = file.map_err(|error| unavailable("open", format!("`{}`: {error}", path.display())))?;
     match file.try_lock() {
@@ -182,13 +189,17 @@ async fn migrate(pool: &SqlitePool, path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Opens the database of a data directory to read alone, beside a controller that may be running.
+/// Copies a database into a new file, also while a controller writes to it.
 ///
 /// # Errors
-/// Where it can't be opened.
-pub(crate) async fn open_beside(path: &Path) -> Result<SqlitePool> {
+/// Where it can't be read, or the copy not be written.
+pub(crate) async fn snapshot(path: &Path, copy: &Path) -> Result<()> {
     let options = SqliteConnectOptions::new().filename(path).busy_timeout(BUSY_TIMEOUT);
-    Ok(pool(1).connect_with(options).await?)
+    let pool = pool(1).connect_with(options).await?;
+    let copied = sqlx::query("VACUUM INTO $1").bind(copy.display().to_string()).execute(&pool).await;
+    pool.close().await;
+    copied?;
+    Ok(())
 }
 
 /// Where the database of a data directory lies.

@@ -113,7 +113,8 @@ async fn a_locked_database_is_unavailable_and_passes() {
     let dir = tempfile::tempdir().unwrap();
     let file = path(dir.path());
     let store = SqliteStore::open_with(&file, None, Duration::from_millis(20)).await.unwrap();
-    let other = open_beside(&file).await.unwrap();
+    let options = SqliteConnectOptions::new().filename(&file);
+    let other = pool(1).connect_with(options).await.unwrap();
     let mut held = other.acquire().await.unwrap();
     sqlx::query("BEGIN IMMEDIATE").execute(&mut *held).await.unwrap();
     let error = store.commit(vec![put("a")]).await.unwrap_err();
