@@ -13,6 +13,7 @@ pub mod exec;
 pub mod identity;
 pub mod journal;
 pub mod platform;
+pub mod probe;
 pub mod processes;
 pub mod shim;
 pub mod supervise;
