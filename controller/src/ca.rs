@@ -192,6 +192,16 @@ impl Ca {
         self.pin
     }
 
+    /// Whether a certificate was signed by this authority, whatever its dates.
+    #[must_use]
+    pub fn signed(&self, certificate: &[u8]) -> bool {
+        let own = x509_parser::parse_x509_certificate(&self.der);
+        let (Ok((_, own)), Ok((_, other))) = (own, x509_parser::parse_x509_certificate(certificate)) else {
+            return false;
+        };
+        other.verify_signature(Some(own.public_key())).is_ok()
+    }
+
     /// Signs a key as `identity`; `names` (DNS names and IP addresses) are for the controller only.
     ///
     /// # Errors

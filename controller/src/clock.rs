@@ -46,3 +46,10 @@ impl Clock {
         }
     }
 }
+
+/// A time as people read it, e.g. `2026-01-02T03:04:05Z`.
+#[must_use]
+pub fn rfc3339(time: Time) -> String {
+    let millis = u64::try_from(time.0).unwrap_or(0);
+    humantime::format_rfc3339_seconds(UNIX_EPOCH + std::time::Duration::from_millis(millis)).to_string()
+}

@@ -3,6 +3,7 @@
 //! `cli` and `dev` are what people touch; they reach the controller through the generated client only.
 //! What `upfleet serve` runs lives in the other modules.
 
+pub mod api;
 pub mod auth;
 pub mod backup;
 pub mod blobs;
@@ -11,7 +12,11 @@ pub mod cli;
 pub mod clock;
 pub mod dev;
 pub mod exit;
+pub mod failure;
 pub mod files;
+pub mod init;
+pub mod ops;
+pub mod sessions;
 pub mod store;
 #[cfg(test)]
 mod testing;

@@ -13,6 +13,7 @@
 pub mod backoff;
 pub mod digest;
 pub mod id;
+pub mod labels;
 pub mod order;
 pub mod reason;
 pub mod release;

@@ -174,6 +174,9 @@ reasons! {
         hint "enroll the node again with a new token";
     CloneSuspected = "CLONE_SUSPECTED", PermissionDenied, Operator, "two agents use the key of node `{node}` in turn; its certificate is suspended",
         hint "find the copy, then: upfleet node uncordon NODE (or retire it and enroll both anew)";
+    SessionDisplaced = "SESSION_DISPLACED", Aborted, Agent, "another agent process of node `{node}` took the session over",
+        hint "one agent runs per node; if two do, stop one of them";
+    ControllerStopping = "CONTROLLER_STOPPING", Unavailable, Agent, "the controller is stopping; connect again soon";
     NodeOffline = "NODE_OFFLINE", Unavailable, Operator, "node `{node}` is not connected; it was last heard {last_seen}";
     NodeNotActive = "NODE_NOT_ACTIVE", FailedPrecondition, Operator, "node `{node}` is {state}";
 
