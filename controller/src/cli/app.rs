@@ -106,6 +106,12 @@ impl App {
         self.request_id.clone()
     }
 
+    /// The same flags with a request id of its own, for a further creation within one command.
+    #[must_use]
+    pub fn again(&self) -> Self {
+        Self { globals: self.globals.clone(), request_id: uuid::Uuid::new_v4().to_string() }
+    }
+
     /// The chosen context.
     ///
     /// # Errors

@@ -38,7 +38,7 @@ pub(super) enum Command {
         #[arg(long)]
         protect: bool,
         /// Select it.
-        #[arg(long, name = "use")]
+        #[arg(long = "use")]
         select: bool,
     },
     /// Select a context for the commands that follow.

@@ -101,7 +101,8 @@ fn spelling(arg: &clap::Arg) -> String {
 }
 
 fn meaning(arg: &clap::Arg) -> String {
-    let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+    let help =
+        arg.get_help().map(|help| format!("{}.", help.to_string().trim_end_matches('.'))).unwrap_or_default();
     let mut text = help.replace('|', "\\|").replace('\n', " ");
     let values: Vec<String> = arg
         .get_possible_values()

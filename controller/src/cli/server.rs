@@ -30,6 +30,15 @@ pub struct ServeArgs {
     /// The data directory.
     #[arg(long, default_value = DATA, value_name = "DIR")]
     pub data: PathBuf,
+    /// Where people and agents connect; wins over the configuration, as the next two do.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub api: Option<std::net::SocketAddr>,
+    /// Where nodes enroll.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub enroll: Option<std::net::SocketAddr>,
+    /// Where metrics and readiness are served without TLS.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub metrics: Option<std::net::SocketAddr>,
 }
 
 /// Where the copy goes.
@@ -52,11 +61,27 @@ pub struct RestoreArgs {
     pub data: PathBuf,
 }
 
+/// What a new controller's first admin needs.
+pub(crate) struct Made {
+    /// The CA's certificate.
+    pub ca_pem: String,
+    /// The admin's certificate.
+    pub admin_certificate_pem: String,
+    /// The admin's key.
+    pub admin_key_pem: String,
+}
+
+/// Makes a controller's data.
+pub(crate) async fn make(_names: &[String], _data: &std::path::Path) -> Result<Made> {
+    Err(missing("init"))
+}
+
 pub(super) async fn init(_app: &App, _args: InitArgs) -> Result<Exit> {
     Err(missing("init"))
 }
 
 pub(super) async fn serve(_args: ServeArgs) -> Result<Exit> {
+    crate::dev::lifeline::obey();
     Err(missing("serve"))
 }
 

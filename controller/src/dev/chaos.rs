@@ -1,0 +1,48 @@
+//! `upfleet dev chaos`: breaks something in the running dev fleet.
+
+use clap::Subcommand;
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::place;
+use crate::{
+    cli::{
+        app::App,
+        failure::{Failure, Result},
+    },
+    exit::Exit,
+};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Kill an agent with SIGKILL; it is started again.
+    KillAgent {
+        /// The node, e.g. `demo-3`.
+        node: String,
+    },
+    /// Kill the controller with SIGKILL; it is started again.
+    KillController,
+}
+
+pub(super) fn run(app: &App, command: &Command) -> Result<Exit> {
+    let name = match command {
+        Command::KillAgent { node } => node.as_str(),
+        Command::KillController => "controller",
+    };
+    let processes = place::living_processes()?;
+    let Some((_, pid)) = processes.iter().find(|(found, _)| found == name) else {
+        let known: Vec<&str> = processes.iter().map(|(name, _)| name.as_str()).collect();
+        let hint = if known.is_empty() {
+            "start one: upfleet dev".to_owned()
+        } else {
+            format!("there is {}", known.join(", "))
+        };
+        return Err(Failure::usage(format!("no dev fleet runs a process `{name}`")).hint(hint));
+    };
+    let pid = i32::try_from(*pid).ok().and_then(Pid::from_raw);
+    let pid = pid.ok_or_else(|| Failure::new(Exit::Internal, format!("`{name}` has no process id")))?;
+    kill_process(pid, Signal::KILL).map_err(|error| {
+        Failure::new(Exit::Internal, format!("could not kill `{name}`")).because(&std::io::Error::from(error))
+    })?;
+    app.note(format!("Killed {name} (pid {}); it is started again.", pid.as_raw_nonzero()));
+    Ok(Exit::Success)
+}

@@ -1,0 +1,504 @@
+//! The dev fleet itself: controller, agents, releases, and the context that leads to it.
+
+use std::{
+    fs,
+    net::{Ipv4Addr, TcpListener},
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use tokio::{sync::watch, task::JoinSet, time::sleep};
+use upfleet_api::v1;
+
+use super::{
+    app::{COMPONENT, FIRST, OTHERS, Version, beside},
+    child::{Child, Household, Program, last_lines},
+    lifeline::Lifeline,
+    place::Place,
+};
+use crate::{
+    cli::{
+        app::App,
+        client::Client,
+        config::{self, Config, NewContext},
+        failure::{Failure, Result},
+        release::{self, CreateArgs},
+        render::{self, Paint},
+    },
+    exit::Exit,
+};
+
+/// The context's name, and so the name that a protected one would have to be confirmed with.
+pub(super) const CONTEXT: &str = "dev";
+const HOST: &str = "localhost";
+/// Something that takes longer than this does not come any more.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How often a condition is looked at.
+const POLL: Duration = Duration::from_millis(20);
+/// The demo service's first port, where it is free.
+const FIRST_APP_PORT: u16 = 9001;
+
+/// What to bring up.
+#[derive(Clone, Debug)]
+pub(super) struct Wanted {
+    /// How many agents.
+    pub agents: u16,
+    /// Where to keep everything.
+    pub keep: Option<PathBuf>,
+    /// For a person: the usual ports where they are free, and a context in the person's own configuration.
+    pub for_a_person: bool,
+}
+
+/// One node of the fleet.
+#[derive(Clone, Debug)]
+pub(super) struct Node {
+    /// Its name, e.g. `demo-1`.
+    pub name: String,
+    /// Where its demo service listens.
+    pub port: u16,
+}
+
+/// Where the controller listens.
+#[derive(Clone, Copy, Debug)]
+struct Ports {
+    api: u16,
+    enroll: u16,
+    metrics: u16,
+}
+
+/// A running dev fleet.
+#[derive(Debug)]
+pub(super) struct Fleet {
+    household: Arc<Household>,
+    children: Mutex<Vec<Child>>,
+    pub nodes: Vec<Node>,
+    ports: Ports,
+    agent: PathBuf,
+    demo: PathBuf,
+    config: PathBuf,
+    /// Selected before; selected again at the end.
+    selected_before: Option<String>,
+}
+
+impl Fleet {
+    /// Looks for what is needed and makes the place; starts nothing yet but the janitor.
+    pub(super) fn begin(wanted: &Wanted) -> Result<Self> {
+        let (agent, demo) = (beside("upfleet-agent")?, beside("upfleet-demo")?);
+        let place = Place::new(wanted.keep.as_deref())?;
+        let internal =
+            |error: std::io::Error| Failure::new(Exit::Internal, "could not begin").because(&error);
+        let lifeline = Lifeline::new().map_err(internal)?;
+        // Orphans of killed agents become ours, so that the end can be waited for.
+        rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+            .map_err(|error| internal(error.into()))?;
+        let config = if wanted.for_a_person {
+            config::default_path()?
+        } else {
+            place.root().join("config/config.toml")
+        };
+        let selected_before = Config::load_from(config.clone())?.current().map(str::to_owned);
+        let household = Arc::new(Household { lifeline, place, ending: watch::Sender::new(false) });
+        if !household.place.is_kept() {
+            start_janitor(&household)?;
+        }
+        let first = if wanted.for_a_person { FIRST_APP_PORT } else { 0 };
+        let mut ports = Picker::default();
+        let nodes = (0..wanted.agents)
+            .map(|n| {
+                let port = ports.pick(if first == 0 { 0 } else { first + n })?;
+                Ok(Node { name: format!("demo-{}", n + 1), port })
+            })
+            .collect::<Result<Vec<Node>>>()?;
+        let usual = |port| if wanted.for_a_person { port } else { 0 };
+        let ports = Ports {
+            api: ports.pick(usual(7443))?,
+            enroll: ports.pick(usual(7444))?,
+            metrics: ports.pick(usual(7480))?,
+        };
+        Ok(Self { household, children: Mutex::default(), nodes, ports, agent, demo, config, selected_before })
+    }
+
+    /// Starts the controller and the agents, publishes the releases, and waits until every node runs the first.
+    pub(super) async fn bring_up(&self, app: &App) -> Result<()> {
+        self.start_controller().await?;
+        let program = fs::read(&self.demo).map_err(|error| Failure::io("read", &self.demo, &error))?;
+        for version in std::iter::once(&FIRST).chain(&OTHERS) {
+            version.write(&program, &self.release_file(version.version))?;
+        }
+        let client = self.connect().await?;
+        let publish = async {
+            for version in std::iter::once(&FIRST).chain(&OTHERS) {
+                self.publish(app, &client, version).await?;
+            }
+            Ok(())
+        };
+        tokio::try_join!(publish, self.start_agents(&client))?;
+        self.adopt_first(&client).await
+    }
+
+    /// Ends everything and waits for it.
+    pub(super) async fn end(self, app: &App) {
+        self.household.ending.send_replace(true);
+        let children = self.children.into_inner().unwrap_or_default();
+        for child in children {
+            child.ended().await;
+        }
+        self.household.place.remove();
+        if !self.household.place.is_kept() {
+            forget_context(&self.config, self.selected_before.as_deref());
+        }
+        let place = self.household.place.root().to_owned();
+        let kept = self.household.place.is_kept();
+        // Dropping the lifeline ends shims and services; the janitor makes sure that the directory goes.
+        drop(self.household);
+        let left = wait_for_orphans().await;
+        if !kept {
+            let _ = fs::remove_dir_all(&place);
+        }
+        if left {
+            app.note("Some processes have not ended yet; they will, their lifeline is cut.");
+        } else if kept {
+            app.note(format!("Ended. Everything is kept in {}.", place.display()));
+        } else {
+            app.note("Ended; nothing is left behind.");
+        }
+    }
+
+    /// Connects to the controller, which may be starting.
+    pub(super) async fn connect(&self) -> Result<Client> {
+        let (name, context) = Config::load_from(self.config.clone())?.resolve(Some(CONTEXT))?;
+        let begun = Instant::now();
+        loop {
+            match Client::connect(&name, &context).await {
+                Err(failure) if failure.is_transient() && begun.elapsed() < PATIENCE => sleep(POLL).await,
+                Err(mut failure) => {
+                    failure.causes.extend(last_lines(&self.log("controller")));
+                    return Err(failure);
+                }
+                Ok(client) => return Ok(client),
+            }
+        }
+    }
+
+    /// Where a process writes.
+    pub(super) fn log(&self, name: &str) -> PathBuf {
+        self.household.place.root().join("logs").join(format!("{name}.log"))
+    }
+
+    /// The file of contexts that leads to this fleet.
+    pub(super) fn config(&self) -> &std::path::Path {
+        &self.config
+    }
+
+    /// The executable of a version of the demo service.
+    pub(super) fn release_file(&self, version: &str) -> PathBuf {
+        self.household.place.root().join("releases").join(version)
+    }
+
+    async fn start_controller(&self) -> Result<()> {
+        let data = self.household.place.root().join("controller");
+        let made = crate::cli::server::make(&[HOST.to_owned(), "127.0.0.1".to_owned()], &data).await?;
+        let new = NewContext {
+            address: format!("127.0.0.1:{}", self.ports.api),
+            server_name: HOST.to_owned(),
+            ca_pem: &made.ca_pem,
+            cert_pem: &made.admin_certificate_pem,
+            key_pem: &made.admin_key_pem,
+            protected: false,
+        };
+        Config::load_from(self.config.clone())?.put(CONTEXT, &new, true)?;
+        let listen = |port: u16| format!("127.0.0.1:{port}");
+        let arguments = [
+            "serve",
+            "--data",
+            &data.display().to_string(),
+            "--api",
+            &listen(self.ports.api),
+            "--enroll",
+            &listen(self.ports.enroll),
+            "--metrics",
+            &listen(self.ports.metrics),
+        ];
+        let executable = std::env::current_exe().map_err(|error| {
+            Failure::new(Exit::Internal, "could not find this executable").because(&error)
+        })?;
+        self.keep("controller", executable, &arguments)
+    }
+
+    fn keep(&self, name: &str, executable: PathBuf, arguments: &[&str]) -> Result<()> {
+        let program = Program {
+            name: name.to_owned(),
+            executable,
+            arguments: arguments.iter().map(ToString::to_string).collect(),
+            log: self.log(name),
+        };
+        let child = program.keep(self.household.clone())?;
+        self.children.lock().expect("no holder of the lock panics").push(child);
+        Ok(())
+    }
+
+    async fn publish(&self, app: &App, client: &Client, version: &Version) -> Result<()> {
+        let args = CreateArgs {
+            release: version.release(),
+            file: vec![self.release_file(version.version)],
+            notes: version.notes.to_owned(),
+            ..CreateArgs::default()
+        };
+        release::create(&app.again(), client, &args).await.map(drop)
+    }
+
+    /// Enrolls and starts all agents at once.
+    async fn start_agents(&self, client: &Client) -> Result<()> {
+        let mut enrolling = JoinSet::new();
+        for node in &self.nodes {
+            let request = v1::CreateEnrollmentTokenRequest {
+                node: node.name.clone(),
+                labels: [("env".to_owned(), "dev".to_owned())].into(),
+                ..Default::default()
+            };
+            let secret = client.nodes().create_enrollment_token(request).await?.into_inner().secret;
+            let config = self.write_agent(node, &secret)?;
+            let token = config.with_file_name("token").display().to_string();
+            let config = config.display().to_string();
+            let enroll = Program {
+                name: format!("{}-enroll", node.name),
+                executable: self.agent.clone(),
+                arguments: ["enroll", "--config", &config, "--token-file", &token, "--node", &node.name]
+                    .map(str::to_owned)
+                    .to_vec(),
+                log: self.log(&node.name),
+            };
+            let household = self.household.clone();
+            let name = node.name.clone();
+            enrolling.spawn(async move { enroll.run(&household).await.map(|()| (name, config)) });
+        }
+        while let Some(enrolled) = enrolling.join_next().await {
+            let (name, config) = enrolled
+                .map_err(|error| Failure::new(Exit::Internal, "could not enroll").because(&error))??;
+            self.keep(&name, self.agent.clone(), &["run", "--config", &config])?;
+        }
+        Ok(())
+    }
+
+    /// Writes an agent's directory: its configuration, its token, and the demo service as it was before Upfleet.
+    fn write_agent(&self, node: &Node, secret: &str) -> Result<PathBuf> {
+        let place = &self.household.place;
+        let short = node.name.trim_start_matches("demo-");
+        let root = place.directory(&format!("a{short}"))?;
+        place.directory(&format!("a{short}/app"))?;
+        let app = root.join("app").join(COMPONENT);
+        let first = self.release_file(FIRST.version);
+        fs::copy(&first, &app).map_err(|error| Failure::io("copy", &first, &error))?;
+        let config = root.join("agent.toml");
+        let text = agent_config(&root.display().to_string(), node.port);
+        for (path, text) in [(&config, text.as_str()), (&root.join("token"), secret)] {
+            config::write_private(path, text.as_bytes())?;
+        }
+        Ok(config)
+    }
+
+    /// Waits until every agent has said what it runs, then makes the first release of it: nothing is restarted,
+    /// because every node proves by digest that it runs that release already.
+    async fn adopt_first(&self, client: &Client) -> Result<()> {
+        self.wait_for_nodes(client, |node| {
+            node.online && node.components.iter().any(|c| c.pid != 0 && c.healthy)
+        })
+        .await?;
+        let all = v1::NodeCount { value: Some(v1::node_count::Value::Percent(100)) };
+        let install =
+            v1::InstallChange { release: format!("releases/{}", FIRST.release()), ..Default::default() };
+        let policy = v1::RolloutPolicy {
+            waves: vec![v1::WaveSpec { size: Some(all), ..Default::default() }],
+            max_unavailable: Some(all),
+            ..Default::default()
+        };
+        let spec = v1::RolloutSpec {
+            component: COMPONENT.to_owned(),
+            selector: "*".to_owned(),
+            change: Some(v1::rollout_spec::Change::Install(install)),
+            policy: Some(policy),
+            seed: 0,
+        };
+        let request = v1::CreateRolloutRequest {
+            spec: Some(spec),
+            message: "what the nodes began with".to_owned(),
+            ..Default::default()
+        };
+        let created = client.rollouts().create_rollout(request).await?.into_inner();
+        let name = created.rollout.unwrap_or_default().name;
+        client.rollouts().start_rollout(v1::StartRolloutRequest { name, etag: String::new() }).await?;
+        self.wait_for_nodes(client, |node| {
+            let state = node.components.first().and_then(|component| component.current.as_ref());
+            render::component_state(state) == FIRST.version
+        })
+        .await
+    }
+
+    async fn wait_for_nodes(&self, client: &Client, ready: impl Fn(&v1::Node) -> bool) -> Result<()> {
+        let begun = Instant::now();
+        loop {
+            let request = v1::ListNodesRequest { page_size: 1000, ..Default::default() };
+            let nodes = client.nodes().list_nodes(request).await?.into_inner().nodes;
+            let waiting: Vec<&str> = self
+                .nodes
+                .iter()
+                .map(|node| node.name.as_str())
+                .filter(|name| !nodes.iter().any(|node| render::id(&node.name) == *name && ready(node)))
+                .collect();
+            let Some(first) = waiting.first() else { return Ok(()) };
+            if begun.elapsed() > PATIENCE {
+                let mut failure = Failure::new(
+                    Exit::Internal,
+                    format!("these agents did not get ready: {}", waiting.join(", ")),
+                );
+                failure.causes.extend(last_lines(&self.log(first)));
+                return Err(failure);
+            }
+            sleep(POLL).await;
+        }
+    }
+
+    /// What people see once it is up.
+    pub(super) fn welcome(&self, took: Duration, paint: Paint) -> String {
+        let ports = &self.ports;
+        let (first, last) = (&self.nodes[0], &self.nodes[self.nodes.len() - 1]);
+        let releases: Vec<String> =
+            OTHERS.iter().map(|version| format!("{} {}", version.version, version.about)).collect();
+        let tries = [
+            (
+                "upfleet rollout start --release hello@1.1.0",
+                format!("all {} nodes, one by one", self.nodes.len()),
+            ),
+            (
+                "upfleet rollout start --release hello@1.2.0",
+                "the canary fails and rolls back by itself, exit 3".to_owned(),
+            ),
+            (
+                "upfleet rollout start --release hello@1.3.0",
+                "healthy at first: caught while it soaks".to_owned(),
+            ),
+            ("upfleet node show demo-1", "before and after".to_owned()),
+            ("upfleet dev chaos kill-agent demo-3", "in the middle of a rollout, say".to_owned()),
+        ];
+        let mut text = format!(
+            "{} dev mode - NOT FOR PRODUCTION (throwaway CA). mTLS is ON, as in production. Ready in {:.1} s.\n\
+             Controller  127.0.0.1:{}     Metrics  http://127.0.0.1:{}/metrics\n\
+             Agents      {} … {} online (real processes, each with its own directory and certificate)\n\
+             App         hello {} on http://127.0.0.1:{} … :{}\n\
+             Releases    {}\n\
+             Files       {}\n\
+             Context     {CONTEXT} is selected. Try, in another terminal:\n",
+            paint.bold(concat!("upfleet ", env!("CARGO_PKG_VERSION"))),
+            took.as_secs_f64(),
+            ports.api,
+            ports.metrics,
+            first.name,
+            last.name,
+            FIRST.version,
+            first.port,
+            last.port,
+            releases.join(" · "),
+            self.household.place.root().display(),
+        );
+        for (command, effect) in &tries {
+            text.push_str(&format!("  {:<46} {}\n", command, paint.dim(format!("# {effect}"))));
+        }
+        let end =
+            if self.household.place.is_kept() { "ends it and keeps the files" } else { "removes everything" };
+        text.push_str(&format!("Ctrl-C {end}.\n"));
+        text
+    }
+}
+
+/// The agent's configuration: as in production, with shorter timers.
+fn agent_config(root: &str, port: u16) -> String {
+    format!(
+        r#"# Written by `upfleet dev`.
+state_dir = "{root}/state"
+run_dir = "{root}/run"
+
+[[component]]
+name = "{COMPONENT}"
+path = "{root}/app/{COMPONENT}"
+kind = "binary"
+
+[component.run]
+mode = "supervised"
+command = ["{{path}}", "--port", "{port}"]
+stop_timeout = "2s"
+
+[[component.probe]]
+type = "http"
+url = "http://127.0.0.1:{port}/healthz"
+interval = "200ms"
+timeout = "1s"
+successes = 2
+failures = 2
+
+[component.health]
+soak = "2s"
+start_deadline = "10s"
+"#
+    )
+}
+
+/// Finds free ports, each once.
+#[derive(Default)]
+struct Picker {
+    /// Kept open until all are picked, so that none is picked twice.
+    open: Vec<TcpListener>,
+}
+
+impl Picker {
+    /// `usual` where it is free, else any.
+    fn pick(&mut self, usual: u16) -> Result<u16> {
+        let bind = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port));
+        let listener = bind(usual).or_else(|_| bind(0));
+        let listener =
+            listener.map_err(|error| Failure::new(Exit::Internal, "no port is free").because(&error))?;
+        let port = listener.local_addr().map(|address| address.port());
+        let port = port.map_err(|error| Failure::new(Exit::Internal, "no port is free").because(&error))?;
+        self.open.push(listener);
+        Ok(port)
+    }
+}
+
+fn start_janitor(household: &Household) -> Result<()> {
+    let executable = std::env::current_exe()
+        .map_err(|error| Failure::new(Exit::Internal, "could not find this executable").because(&error))?;
+    let root = household.place.root();
+    let janitor = Program {
+        name: "janitor".to_owned(),
+        executable: executable.clone(),
+        arguments: vec!["dev".to_owned(), "--janitor".to_owned(), root.display().to_string()],
+        log: PathBuf::from("/dev/null"),
+    };
+    let spawned = janitor.command(household)?.spawn();
+    spawned.map(drop).map_err(|error| Failure::io("start", &executable, &error))
+}
+
+fn forget_context(path: &std::path::Path, before: Option<&str>) {
+    // A context that leads nowhere is a nuisance, not an error: the next fleet writes it anew.
+    let Ok(mut config) = Config::load_from(path.to_owned()) else { return };
+    let _ = config.remove(CONTEXT);
+    if let Some(before) = before.filter(|before| *before != CONTEXT) {
+        let _ = config.select(before);
+    }
+}
+
+/// Reaps what became ours until there is nothing left; says whether something did not end in time.
+async fn wait_for_orphans() -> bool {
+    use rustix::process::{WaitOptions, wait};
+    let begun = Instant::now();
+    loop {
+        match wait(WaitOptions::NOHANG) {
+            Ok(Some(_)) => {}
+            Err(rustix::io::Errno::INTR) => {}
+            Ok(None) if begun.elapsed() > Duration::from_secs(10) => return true,
+            Ok(None) => sleep(POLL).await,
+            // No child is left.
+            Err(_) => return false,
+        }
+    }
+}
