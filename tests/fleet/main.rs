@@ -8,7 +8,7 @@ mod identity;
 mod local;
 mod outcomes;
 mod python;
-// mod recovery;
+mod recovery;
 mod requests;
 mod rollouts;
 mod support;

@@ -74,6 +74,21 @@ fn the_readme_marks_what_the_gate_runs() {
     }
 }
 
+#[test]
+fn promises_name_tests_that_exist() {
+    let page = fs::read_to_string(root().join("docs/promises.md")).unwrap();
+    let mut faults = Vec::new();
+    for name in page.split('`').filter(|word| word.contains(".rs::")) {
+        let (path, test) = name.split_once("::").unwrap();
+        let text = fs::read_to_string(root().join(path)).unwrap_or_default();
+        if !text.contains(&format!("fn {test}(")) {
+            faults.push(name.to_owned());
+        }
+    }
+    none("docs/promises.md names tests that exist", &faults);
+    assert!(page.matches(".rs::").count() > 20, "the page names its proofs");
+}
+
 /// Compares a generated page with the file, or writes it where `UPFLEET_BLESS=1`.
 fn current(path: &str, text: &str) {
     let file = root().join(path);

@@ -99,10 +99,16 @@ impl Fleet {
 impl TestFleet {
     /// Prepares and enrolls a node without starting its agent; returns its index.
     pub async fn add_node(&mut self, name: &str, initial: Option<&[u8]>) -> usize {
-        let node = Node::prepare(&self.dir.path().join(name), name, &self.lifeline, self.fetch, initial);
-        node.enroll(&self.token().await).success();
+        let node = self.enrolled(name, initial).await;
         self.nodes.push(node);
         self.nodes.len() - 1
+    }
+
+    /// A node that the test keeps itself, prepared and enrolled.
+    pub async fn enrolled(&self, name: &str, initial: Option<&[u8]>) -> Node {
+        let node = Node::prepare(&self.dir.path().join(name), name, &self.lifeline, self.fetch, initial);
+        node.enroll(&self.token().await).success();
+        node
     }
 
     /// A fresh enrollment token.

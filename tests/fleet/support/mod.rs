@@ -11,6 +11,7 @@ mod wait;
 
 pub use api::{Api, upgrade_states};
 pub use fleet::{Fleet, TestFleet, count};
+pub use node::Node;
 pub use process::{Program, binary, run};
 pub use program::{Behaviour, COMPONENT, padded, script};
 pub use skip::{endure, skip};
