@@ -316,8 +316,8 @@ impl Machine {
         let Some(digest) = installed else { return ComponentState::absent() };
         let passage = self.record.passage.iter();
         let named = passage.flat_map(|passage| [&passage.from, passage.order.goal.state()]);
-        let known = std::iter::once(&self.record.current).chain(named).chain(&self.record.kept);
-        let same = known.cloned().find(|state| state.artifact() == Some(digest));
+        let mut known = std::iter::once(&self.record.current).chain(named).chain(&self.record.kept);
+        let same = known.find(|state| state.artifact() == Some(digest)).cloned();
         same.unwrap_or_else(|| ComponentState::unmanaged(digest))
     }
 
