@@ -5,6 +5,8 @@
 
 mod config_file;
 mod pin;
+#[cfg(test)]
+mod tests;
 
 use std::{path::Path, time::Duration};
 

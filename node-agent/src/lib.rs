@@ -12,9 +12,13 @@ pub mod error;
 pub mod exec;
 pub mod identity;
 pub mod journal;
+pub mod local;
 pub mod platform;
 pub mod probe;
 pub mod processes;
 pub mod shim;
 pub mod supervise;
 pub mod transport;
+
+#[cfg(test)]
+mod testing;

@@ -55,7 +55,7 @@ impl Client {
                 }
             }
             let sent = request.send().await;
-            let response = sent.map_err(|error| Fail::Retry(chain(&error.without_url())))?;
+            let response = sent.map_err(|error| not_sent(&at, &error.without_url()))?;
             if response.status().is_redirection()
                 && let Some(next) = response.headers().get(LOCATION)
             {
@@ -104,6 +104,24 @@ impl Client {
     }
 }
 
+/// Every address of a host was refused.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Refused(&'static str);
+
+/// A connection that policy forbade stays forbidden; any other may go better next time.
+fn not_sent(source: &Permitted, error: &reqwest::Error) -> Fail {
+    let mut cause: Option<&dyn std::error::Error> = Some(error);
+    while let Some(error) = cause {
+        if let Some(Refused(problem)) = error.downcast_ref() {
+            let reason = Reason::new(ReasonCode::SourceNotAllowed);
+            return Fail::Final(reason.with("source", &source.url).with("problem", problem));
+        }
+        cause = error.source();
+    }
+    Fail::Retry(chain(error))
+}
+
 /// Resolves, and leaves only what policy permits.
 struct Resolver(Policy);
 
@@ -122,7 +140,7 @@ impl dns::Resolve for Resolver {
                 }
             }
             match refused {
-                Some(problem) if addresses.is_empty() => Err(problem.into()),
+                Some(problem) if addresses.is_empty() => Err(Refused(problem).into()),
                 _ => Ok(Box::new(addresses.into_iter()) as dns::Addrs),
             }
         })

@@ -11,6 +11,8 @@ mod limit;
 mod part;
 pub mod policy;
 mod sources;
+#[cfg(test)]
+mod tests;
 
 use std::{fmt, path::PathBuf, sync::Arc};
 

@@ -11,6 +11,8 @@ mod orders;
 mod pump;
 mod renewal;
 mod session;
+#[cfg(test)]
+mod tests;
 pub mod tls;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

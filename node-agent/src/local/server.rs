@@ -1,0 +1,158 @@
+//! The agent's side of the socket.
+
+use std::{fs, io, os::unix::fs::PermissionsExt, path::Path, time::Duration};
+
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    net::{UnixListener, UnixStream},
+    sync::watch,
+    task::JoinSet,
+};
+use upfleet_domain::{
+    reason::{Reason, ReasonCode},
+    state::{Base, ComponentState},
+};
+
+use super::{Answer, Answered, Asked, ComponentStatus, MAX_REQUEST, Request, Status, VERSION, socket_path};
+use crate::{component::Handles, transport::Link};
+
+/// A command that is slower than this has died.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Serves the socket in `run_dir` until it is dropped. `node` and `link` are `None` while the node is not
+/// enrolled.
+///
+/// # Errors
+/// Where the socket can't be made.
+pub async fn serve(
+    run_dir: &Path,
+    handles: Handles,
+    node: Option<String>,
+    link: Option<watch::Receiver<Link>>,
+) -> io::Result<()> {
+    let listener = listen(run_dir)?;
+    let face = Face { handles, node, link };
+    let mut tasks = JoinSet::new();
+    loop {
+        let (stream, _) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "local socket");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        while tasks.try_join_next().is_some() {}
+        let face = face.clone();
+        tasks.spawn(async move {
+            let served = tokio::time::timeout(PATIENCE, face.serve(stream)).await;
+            if let Ok(Err(error)) = served {
+                tracing::debug!(%error, "local request");
+            }
+        });
+    }
+}
+
+fn listen(run_dir: &Path) -> io::Result<UnixListener> {
+    fs::create_dir_all(run_dir)?;
+    let path = socket_path(run_dir);
+    // Made beside its name and renamed over it: nobody meets a socket that does not listen or is too open.
+    let fresh = path.with_extension("new");
+    let _ = fs::remove_file(&fresh);
+    let listener = UnixListener::bind(&fresh)?;
+    fs::set_permissions(&fresh, fs::Permissions::from_mode(0o600))?;
+    fs::rename(&fresh, &path)?;
+    Ok(listener)
+}
+
+#[derive(Clone)]
+struct Face {
+    handles: Handles,
+    node: Option<String>,
+    link: Option<watch::Receiver<Link>>,
+}
+
+impl Face {
+    async fn serve(&self, stream: UnixStream) -> io::Result<()> {
+        let caller = stream.peer_cred().map(|credentials| credentials.uid()).ok();
+        let (reader, mut writer) = stream.into_split();
+        let mut line = String::new();
+        BufReader::new(reader.take(MAX_REQUEST)).read_line(&mut line).await?;
+        let answer = match serde_json::from_str::<Asked>(&line) {
+            Ok(asked) if asked.v == VERSION => self.answer(asked.request, caller).await,
+            Ok(_) | Err(_) => Answer::Refused(
+                Reason::new(ReasonCode::InvalidArgument)
+                    .with("field", "request")
+                    .with("problem", format!("this agent speaks version {VERSION} of its local protocol")),
+            ),
+        };
+        let mut line = serde_json::to_vec(&Answered { v: VERSION, answer })?;
+        line.push(b'\n');
+        writer.write_all(&line).await
+    }
+
+    async fn answer(&self, request: Request, caller: Option<u32>) -> Answer {
+        match request {
+            Request::Status => Answer::Status(Box::new(self.status().await)),
+            Request::RollBack { component, to, message } => {
+                let who = caller.map_or_else(|| "somebody".to_owned(), |uid| format!("user {uid}"));
+                let message =
+                    if message.is_empty() { format!("by {who}") } else { format!("{message} ({who})") };
+                match self.roll_back(&component, to.as_deref(), message).await {
+                    Ok(()) => Answer::RollingBack,
+                    Err(reason) => Answer::Refused(reason),
+                }
+            }
+        }
+    }
+
+    async fn status(&self) -> Status {
+        let mut components = Vec::new();
+        for handle in self.handles.all() {
+            if let Ok(snapshot) = handle.snapshot().await {
+                components.push(ComponentStatus {
+                    unacknowledged: snapshot.reports.len(),
+                    inventory: snapshot.inventory,
+                    reason: snapshot.reason,
+                });
+            }
+        }
+        Status {
+            node: self.node.clone(),
+            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: Some(std::process::id()),
+            link: self.link.as_ref().map(|link| link.borrow().clone()),
+            components,
+        }
+    }
+
+    async fn roll_back(
+        &self,
+        component: &upfleet_domain::id::ComponentId,
+        to: Option<&str>,
+        message: String,
+    ) -> Result<(), Reason> {
+        let handle = self.handles.get(component)?;
+        let state = match to {
+            None => None,
+            Some(text) => Some(find(&handle.snapshot().await?.inventory.kept, text)?),
+        };
+        tracing::warn!(%component, message, "rollback ordered on the node");
+        handle.roll_back(state, message).await
+    }
+}
+
+/// The one kept state that `text` names: as people see it, or by the beginning of its digest.
+fn find(kept: &[ComponentState], text: &str) -> Result<ComponentState, Reason> {
+    let by_name = |state: &&ComponentState| state.to_string() == text;
+    let by_digest = |state: &&ComponentState| {
+        let whole = |digest: upfleet_domain::digest::Digest| digest.to_string().starts_with(text);
+        let manifest = match &state.base {
+            Base::Release(release) => whole(release.manifest),
+            Base::Absent | Base::Unmanaged { .. } => false,
+        };
+        text.len() >= 6 && (manifest || state.artifact().is_some_and(whole))
+    };
+    let found = kept.iter().find(by_name).or_else(|| kept.iter().find(by_digest));
+    found.cloned().ok_or_else(|| Reason::new(ReasonCode::StateNotKept).with("state", text))
+}
