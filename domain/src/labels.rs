@@ -305,7 +305,8 @@ mod tests {
         for yes in ["*", " * ", "env=prod", "env==prod", "env!=dev", "zone!=a", "role in (web,api)", "env"] {
             check(yes, true);
         }
-        for yes in ["role notin (db)", "!zone", "name=web-*", "name=*-01", "name=w*-*1", "env=prod,role=web"] {
+        for yes in ["role notin (db)", "!zone", "name=web-*", "name=*-01", "name=w*-*1", "env=prod,role=web"]
+        {
             check(yes, true);
         }
         for no in ["env=dev", "env!=prod", "role in (db)", "role notin (web)", "zone", "!env", "name=db-*"] {

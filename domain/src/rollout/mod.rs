@@ -8,6 +8,7 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+pub mod plan;
 mod record;
 
 pub use record::*;
