@@ -212,10 +212,14 @@ reasons! {
     Cancelled = "CANCELLED", Information, Nobody, "cancelled by {actor}: {message}";
     Cancelling = "CANCELLING", Information, Agent, "{count} nodes are being put back after {actor} cancelled";
     RevertingIn = "REVERTING_IN", Information, Controller, "nodes are put back by rollout {rollout}";
+    RevertWaits = "REVERT_WAITS", Information, Agent, "{count} nodes under way end before nodes are put back: {why}";
+    NothingToRevert = "NOTHING_TO_REVERT", Information, Nobody, "no node had to be put back: {why}";
     Reverted = "REVERTED", Information, Nobody, "the nodes were put back by rollout {rollout}";
     RevertFailed = "REVERT_FAILED", Information, Operator, "rollout {rollout} could not put back every node";
     RolloutSucceeded = "ROLLOUT_SUCCEEDED", Information, Nobody, "all {count} nodes are done";
     RolloutFailures = "ROLLOUT_SUCCEEDED_WITH_FAILURES", Information, Operator, "{succeeded} of {count} nodes are done; {failed} failed, {skipped} were skipped, {away} stayed away";
+    RolloutOffline = "ROLLOUT_OFFLINE", Information, Agent, "waits for {count} nodes that are not connected, until the deadline",
+        hint "upfleet rollout skip ROLLOUT NODE leaves one out";
     WavePending = "WAVE_PENDING", Information, Controller, "waits for wave {wave}";
     WaveRunning = "WAVE_RUNNING", Information, Agent, "{busy} under way, {left} to go";
     WaveBaking = "WAVE_BAKING", Information, Controller, "watched after its nodes are done";

@@ -8,8 +8,14 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+pub mod budget;
+pub mod check;
+pub mod event;
+mod gate;
+pub mod machine;
 pub mod plan;
 mod record;
+pub mod table;
 
 pub use record::*;
 

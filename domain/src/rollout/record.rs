@@ -11,9 +11,10 @@ use crate::{
     digest::Digest,
     id::{NodeId, RolloutId, UpgradeId},
     reason::Reason,
+    report::UpgradeReport,
     state::{ComponentState, ReleaseRef},
     time::Time,
-    upgrade::{Evidence, UpgradeState},
+    upgrade::{Evidence, Outcome, UpgradeState},
 };
 
 /// Where a rollout stands.
@@ -222,6 +223,70 @@ impl NodeUpgrade {
     #[must_use]
     pub fn in_flight(&self) -> bool {
         self.id.is_some() && matches!(self.state, UpgradeState::Active(_))
+    }
+
+    /// Records what the node's agent reported, and says whether anything changed.
+    ///
+    /// Reports may come twice or late: one of an earlier attempt or with a sequence already seen changes
+    /// nothing, and what has ended stays as recorded, unless only the controller had presumed it.
+    pub fn record(&mut self, report: &UpgradeReport, now: Time) -> bool {
+        if self.id.as_ref() != Some(&report.upgrade) || report.sequence <= self.sequence {
+            return false;
+        }
+        self.sequence = report.sequence;
+        if report.current.is_some() {
+            self.current.clone_from(&report.current);
+        }
+        let ended = report.state.outcome();
+        match self.state {
+            UpgradeState::Active(_) => {}
+            UpgradeState::Ended(_) if self.presumed && ended.is_some() => self.presumed = false,
+            UpgradeState::Ended(_) => return true,
+        }
+        if self.state == UpgradeState::Ended(Outcome::Skipped) {
+            // A person's decision stands, whatever became of the node.
+            return true;
+        }
+        if let Some(from) = &report.from {
+            self.from = from.clone();
+        }
+        self.state = report.state;
+        self.reason = report.reason.clone();
+        if report.evidence.is_some() {
+            self.evidence.clone_from(&report.evidence);
+        }
+        if let Some(outcome) = ended {
+            self.ended = Some(now);
+            // These outcomes are themselves the proof of health.
+            let healthy = [Outcome::Succeeded, Outcome::RolledBack].contains(&outcome);
+            self.unhealthy &= !healthy;
+        }
+        true
+    }
+
+    /// Records that the node refused the order of `generation`, and says whether that ended the upgrade.
+    pub fn record_refusal(&mut self, generation: u64, reason: &Reason, now: Time) -> bool {
+        let order = matches!(self.told, Told::Go | Told::Hold) && self.sequence == 0;
+        if !self.in_flight() || !order || self.generation != generation {
+            return false;
+        }
+        self.state = UpgradeState::Ended(Outcome::Refused);
+        self.reason = reason.clone();
+        self.ended = Some(now);
+        true
+    }
+
+    /// Whether it ended as it should, and still stands.
+    #[must_use]
+    pub fn succeeded(&self) -> bool {
+        let done = [Outcome::Succeeded, Outcome::AlreadyCurrent].map(UpgradeState::Ended);
+        done.contains(&self.state) && self.drift.is_none()
+    }
+
+    /// Whether it ended otherwise than it should, so that it can be tried again.
+    #[must_use]
+    pub fn retryable(&self) -> bool {
+        matches!(self.state, UpgradeState::Ended(_)) && !self.succeeded()
     }
 
     /// Whether it waits for its turn.

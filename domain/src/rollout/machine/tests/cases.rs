@@ -1,0 +1,1 @@
+//! Single cases: what each rule of a rollout does, one by one.
