@@ -101,6 +101,8 @@ pub enum Event {
     RevertStarted(RolloutId),
     /// The linked rollout that puts nodes back ended so.
     RevertEnded(State),
+    /// None of the nodes that a revert should put back can be.
+    RevertImpossible(Reason),
     /// The controller's store was restored from a backup: nothing is ordered until a person says so.
     Restored,
     /// Time has passed, or rows have changed in the store.

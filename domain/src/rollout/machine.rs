@@ -39,8 +39,8 @@ pub struct Machine {
 pub struct Outcomes {
     /// What is to be done.
     pub effects: Vec<Effect>,
-    /// The upgrades that changed, in the order of their new revisions.
-    pub upgrades: Vec<NodeId>,
+    /// The upgrades that changed, with the revision that each had before.
+    pub upgrades: BTreeMap<NodeId, u64>,
     /// Whether the rollout itself changed.
     pub rollout: bool,
 }
@@ -72,7 +72,8 @@ impl Machine {
         let mut upgrades = BTreeMap::new();
         for planned in &plan.upgrades {
             let wave = &mut waves[planned.wave];
-            let upgrade = waiting(planned, wave.size, &reason);
+            let mut upgrade = waiting(planned, wave.size, &reason);
+            upgrade.offline_since = (!planned.online).then_some(now);
             wave.size += 1;
             upgrades.insert(planned.node.clone(), upgrade);
         }
@@ -145,8 +146,11 @@ impl Machine {
             Event::Retired(node) => self.retired(turn, &node),
             Event::RevertStarted(id) => self.rollout.reverted_by = Some(id),
             Event::RevertEnded(state) => self.revert_ended(turn, state),
+            Event::RevertImpossible(reason) if self.rollout.state == State::Reverting => {
+                self.end(turn, State::RevertFailed, reason);
+            }
             Event::Restored => self.restored(turn),
-            Event::Tick => {}
+            Event::Tick | Event::RevertImpossible(_) => {}
             command => return self.command(command, turn),
         }
         Ok(())
@@ -258,10 +262,11 @@ impl Machine {
     fn number(&mut self, before: &Rollout, turn: Turn) -> Outcomes {
         let states =
             |rollout: &Rollout| -> Vec<WaveState> { rollout.waves.iter().map(|w| w.state).collect() };
-        let upgrades: Vec<NodeId> = turn.changed.into_iter().collect();
-        for node in &upgrades {
+        let mut upgrades = BTreeMap::new();
+        for node in turn.changed {
             self.rollout.revision += 1;
-            if let Some(upgrade) = self.upgrades.get_mut(node) {
+            if let Some(upgrade) = self.upgrades.get_mut(&node) {
+                upgrades.insert(node, upgrade.revision);
                 upgrade.revision = self.rollout.revision;
             }
         }
@@ -337,7 +342,8 @@ impl Machine {
         policy.on_failure = super::OnFailure::Halt;
         policy.approval = false;
         let change = Change::Restore(Restore::BeforeRollout(self.rollout.id.clone()));
-        Spec { change, policy, ..spec.clone() }
+        // Which nodes is said by what the rollout changed, whatever their labels are by now.
+        Spec { change, policy, selector: "*".to_owned(), ..spec.clone() }
     }
 
     /// The nodes that a revert puts back: those that the rollout changed.

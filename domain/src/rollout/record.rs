@@ -264,18 +264,6 @@ impl NodeUpgrade {
         true
     }
 
-    /// Records that the node refused the order of `generation`, and says whether that ended the upgrade.
-    pub fn record_refusal(&mut self, generation: u64, reason: &Reason, now: Time) -> bool {
-        let order = matches!(self.told, Told::Go | Told::Hold) && self.sequence == 0;
-        if !self.in_flight() || !order || self.generation != generation {
-            return false;
-        }
-        self.state = UpgradeState::Ended(Outcome::Refused);
-        self.reason = reason.clone();
-        self.ended = Some(now);
-        true
-    }
-
     /// Whether it ended as it should, and still stands.
     #[must_use]
     pub fn succeeded(&self) -> bool {
