@@ -11,6 +11,7 @@ pub mod ca;
 pub mod cli;
 pub mod clock;
 pub mod dev;
+pub mod engine;
 pub mod exit;
 pub mod failure;
 pub mod files;

@@ -9,14 +9,17 @@ mod names;
 mod node;
 mod page;
 mod release;
+mod rollout;
 mod show;
 mod user;
+mod watch;
 
 use tonic::{Request, Response, Status};
 use upfleet_api::reason::status;
 use upfleet_domain::reason::Reason;
 
 pub use enroll::Enrollment;
+pub use rollout::RolloutApi;
 
 use crate::{
     auth::{Principal, principal},

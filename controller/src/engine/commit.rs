@@ -12,7 +12,7 @@ use upfleet_domain::{
     order::Generation,
     reason::Reason,
     rollout::{
-        Change as RolloutChange, NodeUpgrade, State,
+        NodeUpgrade, State,
         event::{By, Effect, Event, Tell},
         machine::{Machine, Origin, Outcomes},
         plan,
@@ -24,7 +24,7 @@ use super::{fleet, load::Loaded};
 use crate::{
     failure::internal,
     store::{
-        AuditRecord, Change, DigestFailure, Expected, Page, QuarantineRecord, RolloutRecord, Store, StoreError,
+        AuditRecord, Change, DigestFailure, Expected, QuarantineRecord, RolloutRecord, Store, StoreError,
     },
 };
 
@@ -81,7 +81,12 @@ pub(super) async fn step(
     for (node, revision) in touched {
         let Some(upgrade) = machine.upgrades.get(&node).cloned() else { continue };
         let expected = Expected::Revision(revision);
-        changes.push(Change::PutUpgrade { rollout: id.clone(), upgrade: Box::new(upgrade), expected, time: now });
+        changes.push(Change::PutUpgrade {
+            rollout: id.clone(),
+            upgrade: Box::new(upgrade),
+            expected,
+            time: now,
+        });
     }
     // Also where only upgrades changed: the rollout's version is what makes the whole decision hold.
     let record = RolloutRecord { rollout: machine.rollout.clone(), ..loaded.record.clone() };
@@ -291,14 +296,4 @@ impl Generations {
         self.known.insert(node.clone(), number);
         Ok(Generation { epoch: self.epoch, number })
     }
-}
-
-/// Whether a rollout's release may be ordered at all; used where one is started long after it was planned.
-pub(super) fn installs(machine: &Machine) -> bool {
-    matches!(machine.rollout.spec.change, RolloutChange::Install { .. })
-}
-
-/// All upgrades of a rollout, for counts.
-pub(super) async fn rows(store: &dyn Store, id: &RolloutId) -> Result<Vec<NodeUpgrade>, StoreError> {
-    Ok(store.upgrades(id, &[], &Page::ALL).await?.rows)
 }

@@ -56,13 +56,19 @@ pub(super) async fn fleet(
     Ok(fleet)
 }
 
-async fn release(store: &dyn Store, component: &ComponentId, version: &Version) -> Result<ReleaseFacts, Reason> {
+async fn release(
+    store: &dyn Store,
+    component: &ComponentId,
+    version: &Version,
+) -> Result<ReleaseFacts, Reason> {
     let name = format!("{component}@{version}");
     let found = store.release(component, version).await.map_err(internal)?;
-    let record = found
-        .ok_or_else(|| Reason::new(ReasonCode::NotFound).with("what", "release").with("name", &name))?;
+    let record =
+        found.ok_or_else(|| Reason::new(ReasonCode::NotFound).with("what", "release").with("name", &name))?;
     if let Some(yank) = &record.yanked {
-        return Err(Reason::new(ReasonCode::ReleaseYanked).with("release", name).with("message", &yank.message));
+        return Err(Reason::new(ReasonCode::ReleaseYanked)
+            .with("release", name)
+            .with("message", &yank.message));
     }
     let mut quarantined = BTreeMap::new();
     for artifact in &record.artifacts {
@@ -72,6 +78,23 @@ async fn release(store: &dyn Store, component: &ComponentId, version: &Version) 
         }
     }
     Ok(ReleaseFacts { manifest: parse_manifest(&record.manifest)?, digest: record.digest, quarantined })
+}
+
+/// Whether a rollout that was planned some time ago may still be started.
+///
+/// # Errors
+/// `RELEASE_YANKED` or `RELEASE_QUARANTINED`.
+pub(super) async fn still_good(store: &dyn Store, spec: &Spec) -> Result<(), Reason> {
+    let Change::Install { version, allow_failed_digest, .. } = &spec.change else { return Ok(()) };
+    let release = release(store, &spec.component, version).await?;
+    let name = format!("{}@{version}", spec.component);
+    match release.quarantined.iter().next() {
+        Some((digest, count)) if !allow_failed_digest => Err(Reason::new(ReasonCode::ReleaseQuarantined)
+            .with("digest", digest.short())
+            .with("release", name)
+            .with("count", count)),
+        _ => Ok(()),
+    }
 }
 
 /// The nodes that a rollout changed, with the states they proved before it.

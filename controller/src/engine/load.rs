@@ -72,7 +72,8 @@ pub(super) fn presence(
         Some(inventory) => !inventory.healthy && inventory.current.base != Base::Absent,
         None => upgrade.unhealthy,
     };
-    let ended_here = current.filter(|inventory| inventory.upgrade.is_some() && inventory.upgrade == upgrade.id);
+    let ended_here =
+        current.filter(|inventory| inventory.upgrade.is_some() && inventory.upgrade == upgrade.id);
     let drift = ended_here.and_then(|inventory| inventory.drift.clone()).filter(|_| upgrade.succeeded());
     let new = offline_since != upgrade.offline_since || unhealthy != upgrade.unhealthy || drift.is_some();
     let presence = Presence { offline_since, unhealthy, drift };
@@ -108,7 +109,8 @@ pub(super) async fn presences(
     let records = store.nodes(&planned, &Page::ALL).await?.rows;
     let components = store.components_named(component).await?;
     for upgrade in machine.upgrades.values() {
-        let node = records.binary_search_by(|record| record.id.cmp(&upgrade.node)).ok().map(|at| &records[at]);
+        let node =
+            records.binary_search_by(|record| record.id.cmp(&upgrade.node)).ok().map(|at| &records[at]);
         let component = components.binary_search_by(|record| record.node.cmp(&upgrade.node));
         events.extend(presence(upgrade, node, component.ok().map(|at| &components[at]), began));
     }

@@ -26,7 +26,7 @@ use crate::{
     store::{Notice, Store},
 };
 
-pub use operations::{Created, Rollouts, Wish};
+pub use operations::{Command, Created, Rollouts, Wish};
 
 /// After so long without a notice the engine looks for open rollouts again, in case one was missed.
 const SWEEP: Duration = Duration::from_secs(30);

@@ -22,7 +22,7 @@ pub use attempts::Attempts;
 pub use audit::{Audit, audit};
 pub use enroll::{EnrollWish, Enrolled, renew_node};
 pub use node::{NodeView, WatchItem};
-pub use once::Once;
+pub use once::{Once, answer};
 pub use release::ReleaseView;
 pub use token::{MintedToken, TokenWish};
 pub use user::{IssuedUser, UserWish};
