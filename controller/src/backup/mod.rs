@@ -220,11 +220,15 @@ async fn stage_and_place(
     Ok(Restored { epoch, paused, artifacts, replaced })
 }
 
-/// Raises the epoch, ends sessions, and pauses what was under way, all in one batch.
+/// Raises the epoch, ends sessions, forgets orders, and pauses what was under way, all in one batch.
+///
+/// Orders from before are forgotten, because one that was on its way when the backup was taken would go out now;
+/// whoever resumes a rollout has it order anew.
 async fn settle(database: &Path, now: Time) -> Result<(u64, Vec<RolloutId>)> {
     let store = SqliteStore::open_unlocked(database).await?;
     let meta = store.meta().await?;
-    let mut changes = vec![Change::RaiseEpoch { from: meta.epoch }, Change::CloseAllSessions];
+    let mut changes =
+        vec![Change::RaiseEpoch { from: meta.epoch }, Change::CloseAllSessions, Change::ForgetOrders];
     let mut paused = Vec::new();
     for mut record in store.open_rollouts().await? {
         let before = record.rollout.state;

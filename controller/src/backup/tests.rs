@@ -38,7 +38,8 @@ async fn fixture() -> Fixture {
     std::fs::write(data.join("artifacts/incoming/torn.part"), "to").unwrap();
     let store = SqliteStore::open(&data).await.unwrap();
     let states = [State::Running, State::Cancelling, State::Halted, State::Reverting, State::Succeeded];
-    let mut changes = vec![fixtures::put_node("a")];
+    let order = Change::PutDesired { node: fixtures::node_id("a"), desired: fixtures::desired(1, 1, None) };
+    let mut changes = vec![fixtures::put_node("a"), order];
     for (n, state) in states.into_iter().enumerate() {
         let id = format!("r-{n}");
         changes.push(fixtures::create(&id, n as i64, vec![]));
@@ -79,6 +80,8 @@ async fn a_restored_controller_waits_for_a_person() {
     assert_eq!(record.rollout.reason.code, ReasonCode::RestoredFromBackup);
     assert_eq!((record.rollout.revision, record.epoch), (3, 2));
     assert!(store.node(&"late".parse().unwrap()).await.unwrap().is_none());
+    let desired = store.desired(&"a".parse().unwrap()).await.unwrap().remove(0);
+    assert_eq!(desired.desired, None, "an order that was on its way does not go out now");
     assert_eq!(store.audit(None, &Page::ALL).await.unwrap().rows[0].action, "controller.restore");
     for (name, content) in [("ca/ca.key", "key"), ("tls/server.crt", "certificate"), (CONFIGURATION, "x = 1")]
     {

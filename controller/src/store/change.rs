@@ -232,6 +232,8 @@ pub enum Change {
         time: Time,
     },
 
+    /// Forgets what every component should run: after a restore, orders from before mean nothing. Holds stay.
+    ForgetOrders,
     /// Raises the epoch to exactly one more than `from`.
     RaiseEpoch {
         /// The present one.

@@ -106,6 +106,7 @@ impl Batch<'_> {
             Change::RecordReport { node, report, time } => {
                 rollout::record_report(self, &node, &report, time).await
             }
+            Change::ForgetOrders => fleet::forget_orders(self).await,
             Change::RaiseEpoch { from } => identity::raise_epoch(self, from).await,
             Change::Audit(record) => identity::audit(self, record).await,
             Change::Request(record) => identity::store_request(self, record).await,

@@ -185,6 +185,18 @@ pub(super) async fn acknowledge(
     write_desired(batch, &record).await
 }
 
+pub(super) async fn forget_orders(batch: &mut Batch<'_>) -> Result<()> {
+    let docs = sqlx::query_scalar::<_, String>("SELECT doc FROM desired").fetch_all(&mut *batch.conn).await?;
+    for doc in docs {
+        let mut record: DesiredRecord = from_doc("desired state in", "a row", &doc)?;
+        if record.desired.take().is_some() {
+            record.nack = None;
+            write_desired(batch, &record).await?;
+        }
+    }
+    Ok(())
+}
+
 /// The stored row, or an empty one.
 pub(super) async fn read_desired(
     batch: &mut Batch<'_>,
