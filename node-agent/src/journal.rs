@@ -8,9 +8,9 @@
 //! CRC-32 `u32` of length and payload, payload in JSON. Zeros follow up to the allocated end.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::{DirBuilder, File, OpenOptions},
     io::{self, Read as _},
-    os::unix::fs::{FileExt as _, OpenOptionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -100,6 +100,11 @@ impl Journal {
     /// # Errors
     /// Where the disk fails, or a newer agent wrote it.
     pub fn open(dir: &Path, component: &ComponentId) -> Result<Opened, JournalError> {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)
+            .map_err(at("make the directory of", dir))?;
         let path = dir.join(format!("{component}.journal"));
         let bytes = match std::fs::read(&path) {
             Ok(bytes) => bytes,
@@ -124,6 +129,16 @@ impl Journal {
                 let journal = reopen(&path, end, allocated).map_err(at("open", &path))?;
                 Ok(Opened { journal, record: record.map(|record| *record), damage: None })
             }
+        }
+    }
+
+    /// The last intact record, for looking only: nothing is created, cut or moved.
+    #[must_use]
+    pub fn peek(dir: &Path, component: &ComponentId) -> Option<Record> {
+        let bytes = std::fs::read(dir.join(format!("{component}.journal"))).ok()?;
+        match scan(&bytes) {
+            Scan::Intact { record, .. } => record.map(|record| *record),
+            Scan::Damaged | Scan::TooNew(_) => None,
         }
     }
 

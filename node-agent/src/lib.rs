@@ -16,6 +16,7 @@ pub mod local;
 pub mod platform;
 pub mod probe;
 pub mod processes;
+pub mod run;
 pub mod shim;
 pub mod supervise;
 pub mod transport;

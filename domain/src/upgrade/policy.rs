@@ -94,6 +94,8 @@ pub struct Policy {
     pub require_healthy_baseline: bool,
     /// Its probes, in the order of the configuration.
     pub probes: Vec<ProbePolicy>,
+    /// Whether one passing probe is enough; otherwise all have to pass.
+    pub any_probe: bool,
     /// How long it is watched once healthy; an order can lengthen it.
     pub soak: Duration,
     /// How long it may take to become healthy.
@@ -115,6 +117,7 @@ impl Default for Policy {
             supervised: true,
             require_healthy_baseline: true,
             probes: vec![ProbePolicy::default()],
+            any_probe: false,
             soak: SOAK,
             start_deadline: START_DEADLINE,
             stop_timeout: Duration::from_secs(10),

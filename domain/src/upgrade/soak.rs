@@ -22,6 +22,7 @@ pub struct Watch {
     limit: Duration,
     soak: Duration,
     strict: bool,
+    any: bool,
     pid: Option<u32>,
     counts: Vec<Count>,
     healthy: Option<Time>,
@@ -60,6 +61,7 @@ impl Watch {
             limit: policy.start_deadline,
             soak,
             strict,
+            any: policy.any_probe,
             pid,
             counts: policy.probes.iter().map(count).collect(),
             healthy: None,
@@ -101,11 +103,14 @@ impl Watch {
             }
         }
         let failures = count.failures;
+        let given_up = |(count, probe): (&Count, &ProbePolicy)| count.failures >= probe.failures.max(1);
+        let mut all = self.counts.iter().zip(&policy.probes);
+        let unhealthy = if policy.any_probe { all.all(given_up) } else { all.any(given_up) };
         let text = probed.result.as_ref().map_or_else(Clone::clone, |()| "passed".to_owned());
         self.results.push(format!("probe {index}: {text}"));
         let surplus = self.results.len().saturating_sub(MAX_RESULTS);
         self.results.drain(..surplus);
-        if self.healthy.is_some() && failures >= probe.failures.max(1) {
+        if self.healthy.is_some() && unhealthy {
             let reason = Reason::new(ReasonCode::ProbeFailed).with("failed", failures);
             self.failed = Some(reason.with("problem", &self.problem));
         }
@@ -114,7 +119,9 @@ impl Watch {
         }
         self.note_process(policy, &probed.process, now);
         let healthy = |(count, probe): (&Count, &ProbePolicy)| count.passes >= probe.successes.max(1);
-        if self.healthy.is_none() && self.counts.iter().zip(&policy.probes).all(healthy) {
+        let mut all = self.counts.iter().zip(&policy.probes);
+        let enough = if policy.any_probe { all.any(healthy) } else { all.all(healthy) };
+        if self.healthy.is_none() && enough {
             self.healthy = Some(now);
         }
     }
@@ -150,7 +157,9 @@ impl Watch {
         match self.healthy {
             // A probe that fails right at the end is waited for: it recovers or reaches its threshold.
             Some(healthy) if now >= healthy.after(self.soak) => {
-                let failing = self.counts.iter().any(|count| count.failures > 0);
+                let mut failures = self.counts.iter().map(|count| count.failures > 0);
+                let failing =
+                    if self.any { failures.all(|fails| fails) } else { failures.any(|fails| fails) };
                 if failing { Verdict::Watching } else { Verdict::Healthy }
             }
             None if now >= self.begun.after(self.limit) => {

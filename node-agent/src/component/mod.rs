@@ -2,18 +2,41 @@
 //!
 //! This file is the face that the rest of the agent sees. It decides nothing and touches nothing.
 
+mod actor;
+mod exclusive;
+mod manifests;
+pub mod policy;
+#[cfg(test)]
+mod tests;
+mod work;
+pub mod world;
+
 use std::{
     collections::BTreeMap,
+    path::Path,
     sync::{Arc, RwLock},
 };
 
-use tokio::sync::{mpsc, oneshot};
+pub use exclusive::Exclusives;
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+};
+use tokio_util::sync::CancellationToken;
 use upfleet_domain::{
     id::{ComponentId, UpgradeId},
     order::{DesiredState, Generation, HoldOrder},
     reason::{Reason, ReasonCode},
+    release::Platform,
     report::{ComponentInventory, UpgradeReport},
     state::ComponentState,
+    upgrade::{machine::Machine, record::Record},
+};
+
+use crate::{
+    config::ComponentConfig,
+    exec::{Executor, FirstInstall, Place},
+    journal::{Journal, JournalError},
 };
 
 /// A manifest as it came over the wire: verbatim bytes and detached signatures over them.
@@ -207,4 +230,53 @@ impl Handles {
         let mut handles = self.0.write().unwrap_or_else(std::sync::PoisonError::into_inner);
         handles.remove(component);
     }
+}
+
+/// What all actors of an agent share.
+#[derive(Clone, Debug)]
+pub struct Shared {
+    /// What the node's programs are built for.
+    pub platform: Platform,
+    /// What they have to say goes there.
+    pub outgoing: mpsc::Sender<Outgoing>,
+    /// Who may be upgraded now.
+    pub exclusives: Exclusives,
+    /// Ends them.
+    pub shutdown: CancellationToken,
+}
+
+/// Starts a component's actor: reads its journal, looks at the node, and goes on where it stood. Returns the handle
+/// and the task, which ends with `shared.shutdown`.
+///
+/// # Errors
+/// Where the journal can't be used.
+pub fn start<W: world::World>(
+    state_dir: &Path,
+    config: &ComponentConfig,
+    world: W,
+    shared: Shared,
+) -> Result<(Handle, JoinHandle<()>), JournalError> {
+    let journals = state_dir.join("journals");
+    let opened = Journal::open(&journals, &config.name)?;
+    let mut record = opened.record.unwrap_or_else(|| Record::new(config.name.clone()));
+    if let Some(damage) = opened.damage {
+        tracing::error!(component = %config.name, reason = %damage, "journal moved aside");
+        record.drift = Some(damage);
+    }
+    let policy = policy::policy(config, &shared.platform);
+    let first =
+        FirstInstall { mode: config.mode.0, owner: config.owner.clone(), group: config.group.clone() };
+    let tools = work::Tools {
+        executor: Executor::new(Place::new(&config.name, &config.path), first),
+        manifests: manifests::Manifests::new(state_dir, &config.name),
+        world,
+        policy: policy.clone(),
+        outgoing: shared.outgoing,
+        gate: Arc::default(),
+    };
+    let machine = Machine::new(policy, record);
+    let actor = actor::Actor::new(machine, opened.journal, tools, shared.exclusives, shared.shutdown);
+    // Room for a burst of orders and acknowledgements; whoever sends more waits.
+    let (sender, inbox) = mpsc::channel(64);
+    Ok((Handle::new(config.name.clone(), sender), tokio::spawn(actor.run(inbox))))
 }

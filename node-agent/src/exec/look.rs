@@ -4,6 +4,8 @@ use std::{
     fs::OpenOptions,
     io,
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    path::Path,
+    sync::{Mutex, PoisonError},
 };
 
 use rustix::fs::{StatVfsMountFlags, statvfs};
@@ -35,9 +37,33 @@ pub struct Looked {
     pub forbidden: Option<Reason>,
 }
 
+/// A hash, and what the kernel said of the file when it was made. Whoever changes a file changes that too.
+#[derive(Clone, Debug)]
+pub(super) struct Known {
+    stamp: [i128; 6],
+    digest: Digest,
+}
+
+fn stamp(path: &Path) -> Option<[i128; 6]> {
+    let m = std::fs::symlink_metadata(path).ok().filter(std::fs::Metadata::is_file)?;
+    let nanos = |seconds: i64, nanos: i64| i128::from(seconds) * 1_000_000_000 + i128::from(nanos);
+    let (changed, written) = (nanos(m.ctime(), m.ctime_nsec()), nanos(m.mtime(), m.mtime_nsec()));
+    Some([m.dev().into(), m.ino().into(), m.size().into(), m.mode().into(), changed, written])
+}
+
 /// Digests of what is installed and, by name, of what is kept.
-pub(super) fn inspect(place: &Place) -> Result<(Option<Digest>, Vec<Digest>), Reason> {
-    let installed = installed(place)?;
+pub(super) fn inspect(
+    place: &Place,
+    known: &Mutex<Option<Known>>,
+) -> Result<(Option<Digest>, Vec<Digest>), Reason> {
+    let stamp = stamp(&place.path);
+    let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+    let same = known.as_ref().filter(|known| Some(known.stamp) == stamp);
+    let installed = match same {
+        Some(known) => Some(known.digest),
+        None => installed(place)?,
+    };
+    *known = stamp.zip(installed).map(|(stamp, digest)| Known { stamp, digest });
     let versions = place.versions();
     let entries = match std::fs::read_dir(&versions) {
         Ok(entries) => entries,
@@ -63,7 +89,7 @@ fn installed(place: &Place) -> Result<Option<Digest>, Reason> {
 
 pub(super) fn look(place: &Place, wanted: Option<&Digest>, runs: bool) -> Result<Looked, Reason> {
     let installed = installed(place)?;
-    let size = |path: &std::path::Path| std::fs::metadata(path).map_or(0, |metadata| metadata.len());
+    let size = |path: &Path| std::fs::metadata(path).map_or(0, |metadata| metadata.len());
     let fetched = wanted.map_or(0, |digest| size(&place.part(digest)).max(size(&place.version(digest))));
     let space = statvfs(&place.parent).map_err(io::Error::from);
     let space = space.map_err(failed(ReasonCode::StageFailed, "read", &place.parent))?;
@@ -99,7 +125,7 @@ fn trial(place: &Place, installed: bool) -> Result<bool, Reason> {
         return Err(forbidden("replace")(error));
     }
     make_store(place).map_err(failed(ReasonCode::NotPermitted, "create", &place.store))?;
-    let device = |path: &std::path::Path| std::fs::metadata(path).map(|metadata| metadata.dev());
+    let device = |path: &Path| std::fs::metadata(path).map(|metadata| metadata.dev());
     let same = device(&place.parent).and_then(|parent| Ok(parent == device(&place.versions())?));
     if !same.map_err(forbidden("look at"))? {
         return Err(forbidden("link")(io::ErrorKind::CrossesDevices.into()));

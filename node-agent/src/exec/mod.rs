@@ -17,7 +17,10 @@ mod swap;
 mod tests;
 mod verify;
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+};
 
 pub use files::hash_file;
 pub use look::Looked;
@@ -87,13 +90,15 @@ impl Place {
 pub struct Executor {
     place: Place,
     first: FirstInstall,
+    /// What was hashed last of the installed file, by what the kernel says of it: looking often is then cheap.
+    known: Arc<Mutex<Option<look::Known>>>,
 }
 
 impl Executor {
     /// An executor for `place`. `first` is what a first install's file is given.
     #[must_use]
     pub fn new(place: Place, first: FirstInstall) -> Self {
-        Self { place, first }
+        Self { place, first, known: Arc::default() }
     }
 
     /// Where the component lies.
@@ -147,7 +152,7 @@ impl Executor {
     /// # Errors
     /// Where it can't be read.
     pub fn inspect(&self) -> Result<(Option<Digest>, Vec<Digest>), Reason> {
-        look::inspect(&self.place)
+        look::inspect(&self.place, &self.known)
     }
 
     /// What a check before an upgrade wants to know of the disk.

@@ -36,6 +36,8 @@ impl Machine {
         if !self.record.adopted {
             self.record.adopted = true;
             self.record.current = recover::adopt(&found);
+            // After a journal was lost: a process of just that file is one the agent had started.
+            self.record.started = found.installed.is_some() && found.process.digest() == found.installed;
         }
         self.effects.push(Effect::Inventory);
         let Some(passage) = &self.record.passage else {
@@ -107,7 +109,12 @@ impl Machine {
 
     /// Compares what was found with what is recorded. A difference is shown, never mended unasked.
     fn notice(&mut self, found: &Found, now: Time) {
+        let damaged = |reason: &Reason| reason.code == ReasonCode::JournalDamaged;
         let drift = recover::drift(&self.record, &self.policy, found);
+        if drift.is_none() && self.record.drift.as_ref().is_some_and(damaged) {
+            // Shown until the next upgrade: what was known before the damage is gone.
+            return;
+        }
         let code = |reason: &Option<Reason>| reason.as_ref().map(|reason| reason.metadata.clone());
         if code(&drift) != code(&self.record.drift) {
             self.record.drift = drift.map(|reason| reason.since(now));

@@ -1,0 +1,50 @@
+//! From a component's configuration to the policy its machine follows. Decides nothing.
+
+use upfleet_domain::{
+    release::Platform,
+    upgrade::policy::{Deadlines, Policy, ProbePolicy},
+};
+
+use crate::config::{ComponentConfig, ProbeConfig, ProbeKind, Require, RunMode};
+
+/// The probes of a component: the configured ones; for a supervised one without any, that its process is up.
+#[must_use]
+pub fn probes(config: &ComponentConfig) -> Vec<ProbeConfig> {
+    if config.probes.is_empty() && config.run.mode == RunMode::Supervised {
+        return vec![ProbeConfig::new(ProbeKind::Process)];
+    }
+    config.probes.clone()
+}
+
+/// The machine's policy.
+#[must_use]
+pub fn policy(config: &ComponentConfig, platform: &Platform) -> Policy {
+    let (health, timeouts) = (&config.health, &config.timeouts);
+    let probe = |probe: &ProbeConfig| ProbePolicy {
+        interval: probe.interval,
+        successes: probe.successes,
+        failures: probe.failures,
+    };
+    Policy {
+        platform: platform.clone(),
+        kind: config.kind,
+        keep: config.keep as usize,
+        allow_downgrade: config.allow_downgrade,
+        exclusive_with: config.exclusive_with.clone(),
+        supervised: config.run.mode == RunMode::Supervised,
+        require_healthy_baseline: health.require_healthy_baseline,
+        probes: probes(config).iter().map(probe).collect(),
+        any_probe: health.require == Require::Any,
+        soak: health.soak,
+        start_deadline: health.start_deadline,
+        stop_timeout: config.run.stop_timeout,
+        deadlines: Deadlines {
+            preflight: timeouts.preflight,
+            fetching: timeouts.fetch,
+            verifying: timeouts.verify,
+            activating: timeouts.activate,
+            rolling_back: timeouts.rollback,
+            ..Deadlines::default()
+        },
+    }
+}

@@ -1,0 +1,182 @@
+//! Performing one step, wherever it belongs: files, process, probes, downloads. One at a time; no decisions.
+
+use std::sync::Arc;
+
+use tokio::sync::{Mutex, OwnedMutexGuard, mpsc};
+use upfleet_domain::{
+    digest::Digest,
+    id::UpgradeId,
+    reason::{Reason, ReasonCode},
+    upgrade::{
+        policy::Policy,
+        preflight::Facts,
+        recover::Found,
+        step::{Answer, Failure, Probed, Process, StepKind},
+    },
+};
+
+use super::{Outgoing, manifests::Manifests, world::World};
+use crate::{crash, download::Progress, exec::Executor};
+
+/// What steps are performed with.
+pub(super) struct Tools<W> {
+    pub(super) executor: Executor,
+    pub(super) manifests: Manifests,
+    pub(super) world: W,
+    pub(super) policy: Policy,
+    pub(super) outgoing: mpsc::Sender<Outgoing>,
+    /// Held by the step under way. A step on files can't be stopped in its middle, so the next one waits for
+    /// it even after it was left.
+    pub(super) gate: Arc<Mutex<()>>,
+}
+
+/// Who is told how a step goes.
+pub(super) struct Listener {
+    pub(super) upgrade: Option<UpgradeId>,
+    pub(super) note: Box<dyn Fn(Reason) + Send + Sync>,
+}
+
+impl<W: World> Tools<W> {
+    /// Performs a step; the crash points lie around it.
+    pub(super) async fn perform(&self, kind: &StepKind, listener: &Listener) -> Result<Answer, Failure> {
+        let gate = Arc::clone(&self.gate).lock_owned().await;
+        crash::point(&crash::step_point(kind.as_str(), "before"));
+        let answer = self.dispatch(kind, listener, gate).await;
+        crash::point(&crash::step_point(kind.as_str(), "after"));
+        answer
+    }
+
+    async fn dispatch(
+        &self,
+        kind: &StepKind,
+        listener: &Listener,
+        gate: OwnedMutexGuard<()>,
+    ) -> Result<Answer, Failure> {
+        match kind {
+            StepKind::CheckPreflight { digest } => self.check(*digest, gate).await,
+            StepKind::Fetch { manifest, digest } => self.fetch(manifest, *digest, listener, gate).await,
+            StepKind::Stop => self.world.stop().await.map(|()| Answer::Done),
+            StepKind::Start { digest } => self.world.start(*digest).await.map(Answer::Started),
+            StepKind::Probe { index } => Ok(Answer::Probed(self.probe(*index).await)),
+            StepKind::Inspect { probe } => self.inspect(*probe, gate).await,
+            StepKind::Verify { .. }
+            | StepKind::Stage { .. }
+            | StepKind::VerifyKept { .. }
+            | StepKind::Backup { .. }
+            | StepKind::Swap { .. }
+            | StepKind::SwapBack { .. }
+            | StepKind::Remove
+            | StepKind::Prune { .. } => {
+                let kind = kind.clone();
+                Ok(self.on_files(gate, move |executor| executor.perform(&kind)).await?)
+            }
+        }
+    }
+
+    /// Runs `work` where blocking is allowed. The gate opens when it is done, whether or not anybody waits.
+    async fn on_files<T: Send + 'static>(
+        &self,
+        gate: OwnedMutexGuard<()>,
+        work: impl FnOnce(&Executor) -> Result<T, Reason> + Send + 'static,
+    ) -> Result<T, Reason> {
+        let executor = self.executor.clone();
+        let task = tokio::task::spawn_blocking(move || {
+            let result = work(&executor);
+            drop(gate);
+            result
+        });
+        task.await.unwrap_or_else(|error| {
+            let reason = Reason::new(ReasonCode::StageFailed).with("operation", "work on");
+            Err(reason.with("path", "the component's files").with("problem", error))
+        })
+    }
+
+    async fn check(&self, wanted: Option<Digest>, gate: OwnedMutexGuard<()>) -> Result<Answer, Failure> {
+        let runs = self.policy.supervised;
+        let looked = self.on_files(gate, move |executor| executor.look(wanted.as_ref(), runs)).await?;
+        let process = self.world.process().await;
+        let baseline = match &process {
+            Process::NotRun if runs => None,
+            Process::Down { exit } => Some(Err(format!("its process ended with {exit}"))),
+            Process::NotRun | Process::Running { .. } => self.health().await,
+        };
+        Ok(Answer::Preflight(Facts {
+            installed: looked.installed,
+            installed_size: looked.installed_size,
+            process,
+            path: self.executor.place().path().display().to_string(),
+            available: looked.available,
+            fetched: looked.fetched,
+            links: looked.links,
+            forbidden: looked.forbidden,
+            baseline,
+        }))
+    }
+
+    /// What the probes say now; each may fail once and be asked again.
+    async fn health(&self) -> Option<Result<(), String>> {
+        let mut problem = None;
+        for (index, probe) in self.policy.probes.iter().enumerate() {
+            let mut result = self.world.probe(index).await;
+            if result.is_err() && probe.failures > 1 {
+                tokio::time::sleep(probe.interval).await;
+                result = self.world.probe(index).await;
+            }
+            match result {
+                Ok(()) if self.policy.any_probe => return Some(Ok(())),
+                Ok(()) => {}
+                Err(text) => problem = Some(text),
+            }
+        }
+        let answer = problem.map_or(Ok(()), Err);
+        (!self.policy.probes.is_empty()).then_some(answer)
+    }
+
+    async fn fetch(
+        &self,
+        manifest: &Digest,
+        digest: Digest,
+        listener: &Listener,
+        gate: OwnedMutexGuard<()>,
+    ) -> Result<Answer, Failure> {
+        let has = self.on_files(gate, move |executor| {
+            executor.prepare()?;
+            Ok(executor.has(&digest))
+        });
+        if has.await? {
+            return Ok(Answer::Done);
+        }
+        let release = self.manifests.load(manifest)?;
+        let artifact = release.manifest().artifact_for(&self.policy.platform).filter(|a| a.sha256 == digest);
+        let missing =
+            || Reason::new(ReasonCode::UntrustedManifest).with("problem", "it names no such artifact");
+        let artifact = artifact.cloned().ok_or_else(missing)?;
+        let total = artifact.size;
+        let on = |progress| match progress {
+            Progress::Bytes(fetched) => {
+                let Some(upgrade) = listener.upgrade.clone() else { return };
+                // Lost when nobody has room for it.
+                let _ = self.outgoing.try_send(Outgoing::Progress { upgrade, fetched, total });
+            }
+            Progress::Retrying(reason) => (listener.note)(reason),
+        };
+        let part = self.executor.place().part(&digest);
+        self.world.fetch(artifact, part, &on).await?;
+        Ok(Answer::Done)
+    }
+
+    async fn probe(&self, index: usize) -> Probed {
+        let result = self.world.probe(index).await;
+        let process = self.world.process().await;
+        let down = self.policy.supervised && process.digest().is_none();
+        let evidence = if result.is_err() || down { Some(self.world.evidence().await) } else { None };
+        Probed { result, process, evidence }
+    }
+
+    async fn inspect(&self, probe: bool, gate: OwnedMutexGuard<()>) -> Result<Answer, Failure> {
+        let (installed, kept) = self.on_files(gate, Executor::inspect).await?;
+        let process = self.world.process().await;
+        let health = if probe { self.health().await } else { None };
+        Ok(Answer::Inspected(Found { installed, kept, process, health }))
+    }
+}

@@ -1,0 +1,137 @@
+//! What an actor needs of the world beside files: bytes from elsewhere, a process, probes. A trait, so that tests
+//! can stand in for it; `Node` is the real one.
+
+use std::path::{Path, PathBuf};
+
+use upfleet_domain::{
+    digest::Digest,
+    reason::Reason,
+    release::ArtifactRef,
+    upgrade::{
+        Evidence,
+        step::{Failure, Process},
+    },
+};
+
+use crate::{
+    config::{ComponentConfig, ProbeConfig},
+    download::{FetchRequest, Fetcher, Progress},
+    probe::{self, ProbeContext},
+    supervise::{Launch, ProcessStateInfo, Supervisor},
+};
+
+/// How many of the last lines of output are evidence.
+const EVIDENCE_LINES: usize = 200;
+/// How much of each of them.
+const EVIDENCE_COLUMNS: usize = 500;
+
+/// What tells how a fetch goes.
+pub type OnProgress<'a> = &'a (dyn Fn(Progress) + Send + Sync);
+
+/// The world of one component beside its files.
+pub trait World: Send + Sync + 'static {
+    /// Gets an artifact's bytes into `part`. Dropping the future cancels; what is there stays.
+    fn fetch(
+        &self,
+        artifact: ArtifactRef,
+        part: PathBuf,
+        on: OnProgress<'_>,
+    ) -> impl Future<Output = Result<(), Reason>> + Send;
+    /// Starts the process from a file of that digest, or says that it runs already.
+    fn start(&self, digest: Digest) -> impl Future<Output = Result<Process, Failure>> + Send;
+    /// Ends the process.
+    fn stop(&self) -> impl Future<Output = Result<(), Failure>> + Send;
+    /// What runs.
+    fn process(&self) -> impl Future<Output = Process> + Send;
+    /// Runs a probe once.
+    fn probe(&self, index: usize) -> impl Future<Output = Result<(), String>> + Send;
+    /// What the process left behind.
+    fn evidence(&self) -> impl Future<Output = Evidence> + Send;
+    /// The last lines of output.
+    fn tail(&self, lines: usize) -> impl Future<Output = Vec<String>> + Send;
+}
+
+/// The real one.
+#[derive(Debug)]
+pub struct Node {
+    config: ComponentConfig,
+    probes: Vec<ProbeConfig>,
+    supervisor: Supervisor,
+    fetcher: Fetcher,
+}
+
+impl Node {
+    /// For a component of the agent whose state is in `state_dir`.
+    #[must_use]
+    pub fn new(state_dir: &Path, config: &ComponentConfig, fetcher: Fetcher) -> Self {
+        let supervisor = Supervisor::new(state_dir, config);
+        Self { config: config.clone(), probes: super::policy::probes(config), supervisor, fetcher }
+    }
+
+    async fn failure(&self, reason: Reason) -> Failure {
+        Failure { reason, evidence: Some(self.evidence().await) }
+    }
+}
+
+impl World for Node {
+    async fn fetch(&self, artifact: ArtifactRef, part: PathBuf, on: OnProgress<'_>) -> Result<(), Reason> {
+        let request = FetchRequest { artifact, part_path: part, deadline: None };
+        self.fetcher.fetch(request, on).await.map(drop)
+    }
+
+    async fn start(&self, digest: Digest) -> Result<Process, Failure> {
+        let launch = Launch::of(&self.config, Some(digest));
+        match self.supervisor.start(&launch).await {
+            Ok(info) => Ok(Process::Running { pid: info.pid, digest: info.digest }),
+            Err(fault) => Err(self.failure(fault.reason).await),
+        }
+    }
+
+    async fn stop(&self) -> Result<(), Failure> {
+        match self.supervisor.stop().await {
+            Ok(()) => Ok(()),
+            Err(fault) => Err(self.failure(fault.reason).await),
+        }
+    }
+
+    async fn process(&self) -> Process {
+        match self.supervisor.process().await {
+            Ok(ProcessStateInfo::Running(info) | ProcessStateInfo::Stopping(info)) => {
+                Process::Running { pid: info.pid, digest: info.digest }
+            }
+            // A shim that does not answer is no process; starting one is idempotent and finds what is left.
+            Err(_) | Ok(ProcessStateInfo::NotRun | ProcessStateInfo::Stopped { last_exit: None }) => {
+                Process::NotRun
+            }
+            Ok(state) => {
+                let exit = state.last_exit().map(ToString::to_string);
+                Process::Down { exit: exit.unwrap_or_else(|| "an unknown exit".to_owned()) }
+            }
+        }
+    }
+
+    async fn probe(&self, index: usize) -> Result<(), String> {
+        let Some(config) = self.probes.get(index) else { return Ok(()) };
+        let process = match self.supervisor.process().await {
+            Ok(state) => state.up(),
+            Err(fault) => Err(fault.to_string()),
+        };
+        let context = ProbeContext { path: self.config.path.clone(), process };
+        probe::run(config, &context).await.map_err(|failure| failure.text)
+    }
+
+    async fn evidence(&self) -> Evidence {
+        let exit = match self.process().await {
+            Process::Down { exit } => exit,
+            Process::Running { .. } => "runs".to_owned(),
+            Process::NotRun => "does not run".to_owned(),
+        };
+        let short = |line: String| line.chars().take(EVIDENCE_COLUMNS).collect();
+        let lines = self.supervisor.launch_tail(EVIDENCE_LINES).await.into_iter().map(short).collect();
+        Evidence { exit, lines, probe_results: Vec::new() }
+    }
+
+    async fn tail(&self, lines: usize) -> Vec<String> {
+        self.supervisor.tail(lines).await
+    }
+}

@@ -1,0 +1,263 @@
+//! The agent: starts the components, joins them with the controller and with people at the node, reads the
+//! configuration again when asked, and ends without touching what runs. It decides nothing about upgrades.
+
+use std::{
+    collections::BTreeMap,
+    fs::{DirBuilder, File, OpenOptions},
+    io,
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use rustix::fs::{FlockOperation, flock};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
+use tokio_util::sync::CancellationToken;
+use upfleet_domain::id::ComponentId;
+
+use crate::{
+    component::{self, Exclusives, Handles, Outgoing, Shared, world::Node},
+    config::{ComponentConfig, Config, ConfigError},
+    download::Fetcher,
+    identity::{Identities, IdentityError},
+    local,
+    platform::node_platform,
+    transport::{self, Connector, Link, Purpose, Transport},
+};
+
+/// How long components may take to reach a point where they can be left, once the agent is asked to end.
+const GRACE: Duration = Duration::from_secs(20);
+/// How much components may have said that nobody has taken yet.
+const OUTGOING: usize = 256;
+
+/// Why the agent could not begin. An operator of the node can mend it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// The configuration has mistakes.
+    #[error("the configuration can't be used")]
+    Config(#[from] ConfigError),
+    /// The node's key or certificate can't be used.
+    #[error("the node's identity can't be used")]
+    Identity(#[from] IdentityError),
+    /// Another agent has the state directory.
+    #[error("another agent runs on `{path}`")]
+    Running {
+        /// The state directory.
+        path: PathBuf,
+    },
+    /// The state directory can't be used.
+    #[error("could not {operation} `{path}`")]
+    State {
+        /// What was tried.
+        operation: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+/// Runs the agent of the configuration in `dir` until `shutdown`, or until it is asked to end by SIGTERM or SIGINT.
+/// SIGHUP has it read the configuration again. What it supervises goes on running.
+///
+/// # Errors
+/// Where it can't begin.
+pub async fn run(dir: &Path, shutdown: CancellationToken) -> Result<(), RunError> {
+    let config = Config::load(dir)?;
+    let _lock = lock(&config.state_dir)?;
+    let identities = match Identities::load(&config.state_dir) {
+        Ok(identities) => Some(identities),
+        Err(_) if config.controller.is_none() => None,
+        Err(error) => return Err(error.into()),
+    };
+    let connector =
+        config.controller.clone().zip(identities).map(|(controller, own)| Connector::new(controller, own));
+    let (outgoing, said) = mpsc::channel(OUTGOING);
+    let mut agent = Agent {
+        fetcher: Fetcher::new(&config.fetch, connector.clone()),
+        shared: Shared {
+            platform: node_platform(),
+            outgoing,
+            exclusives: Exclusives::default(),
+            shutdown: CancellationToken::new(),
+        },
+        handles: Handles::default(),
+        actors: BTreeMap::new(),
+        config,
+    };
+    for component in agent.config.components.clone() {
+        agent.start(&component);
+    }
+    let services = CancellationToken::new();
+    let serving = agent.serve(connector, said, &services);
+    agent.signals(dir, &shutdown).await;
+    services.cancel();
+    agent.end().await;
+    let _ = tokio::time::timeout(GRACE, serving).await;
+    Ok(())
+}
+
+struct Agent {
+    config: Config,
+    fetcher: Fetcher,
+    shared: Shared,
+    handles: Handles,
+    actors: BTreeMap<ComponentId, Actor>,
+}
+
+struct Actor {
+    config: ComponentConfig,
+    shutdown: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Agent {
+    /// Starts a component. One that can't be started leaves the others alone.
+    fn start(&mut self, config: &ComponentConfig) {
+        let world = Node::new(&self.config.state_dir, config, self.fetcher.clone());
+        let shutdown = self.shared.shutdown.child_token();
+        let shared = Shared { shutdown: shutdown.clone(), ..self.shared.clone() };
+        match component::start(&self.config.state_dir, config, world, shared) {
+            Ok((handle, task)) => {
+                self.handles.insert(handle);
+                self.actors.insert(config.name.clone(), Actor { config: config.clone(), shutdown, task });
+            }
+            Err(error) => {
+                let error = crate::error::chain(&error);
+                tracing::error!(component = %config.name, error, "component not started");
+            }
+        }
+    }
+
+    /// Ends a component's actor, not its process.
+    async fn stop(&mut self, component: &ComponentId) {
+        self.handles.remove(component);
+        if let Some(actor) = self.actors.remove(component) {
+            actor.shutdown.cancel();
+            // A task that panicked has ended too.
+            let _ = actor.task.await;
+        }
+    }
+
+    /// The session with the controller, where there is one, and the socket for people at the node.
+    fn serve(
+        &self,
+        connector: Option<Connector>,
+        mut said: mpsc::Receiver<Outgoing>,
+        shutdown: &CancellationToken,
+    ) -> JoinHandle<()> {
+        let handles = self.handles.clone();
+        let run_dir = self.config.run_dir.clone();
+        let token = shutdown.clone();
+        let node = connector.as_ref().map(|connector| connector.identities().current().node().to_string());
+        let (link, seen) = watch::channel(Link::new(connector.as_ref().map_or("", Connector::address)));
+        let enrolled = connector.is_some();
+        let controller = async move {
+            match connector {
+                Some(connector) => {
+                    let transport = Transport { connector, purpose: Purpose::Serve, link };
+                    transport::run(transport, handles, said, token).await;
+                }
+                // Reports stay in the journals until the node is enrolled and the agent started again.
+                None => while said.recv().await.is_some() {},
+            }
+        };
+        let (handles, token) = (self.handles.clone(), shutdown.clone());
+        tokio::spawn(async move {
+            let seen = enrolled.then_some(seen);
+            tokio::select! {
+                ((), ()) = async { tokio::join!(controller, serve_locally(&run_dir, handles, node, seen)) } => {}
+                () = token.cancelled() => {}
+            }
+        })
+    }
+
+    /// Waits for signals until the agent is to end.
+    async fn signals(&mut self, dir: &Path, shutdown: &CancellationToken) {
+        let listen = |kind| signal(kind).expect("the runtime handles signals");
+        let (mut term, mut int) = (listen(SignalKind::terminate()), listen(SignalKind::interrupt()));
+        let mut hup = listen(SignalKind::hangup());
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                _ = term.recv() => return,
+                _ = int.recv() => return,
+                _ = hup.recv() => self.reload(dir).await,
+            }
+        }
+    }
+
+    /// Reads the configuration again: new and changed components are started anew, each from its journal; those
+    /// that are gone are left running and no longer looked after. With mistakes in it nothing changes.
+    async fn reload(&mut self, dir: &Path) {
+        let config = match Config::load(dir) {
+            Ok(config) => config,
+            Err(error) => {
+                tracing::error!(error = crate::error::chain(&error), "configuration not reloaded");
+                return;
+            }
+        };
+        if config.state_dir != self.config.state_dir || config.controller != self.config.controller {
+            tracing::warn!("state_dir and controller take effect when the agent is started again");
+        }
+        let gone: Vec<ComponentId> =
+            self.actors.keys().filter(|name| config.component(name).is_none()).cloned().collect();
+        for component in gone {
+            tracing::info!(%component, "component left the configuration; what runs is left alone");
+            self.stop(&component).await;
+        }
+        for component in &config.components {
+            let same = self.actors.get(&component.name).is_some_and(|actor| actor.config == *component);
+            if !same {
+                tracing::info!(component = %component.name, "component configured");
+                self.stop(&component.name).await;
+                self.start(component);
+            }
+        }
+        self.config.components = config.components;
+    }
+
+    async fn end(&mut self) {
+        self.shared.shutdown.cancel();
+        for (component, actor) in std::mem::take(&mut self.actors) {
+            if tokio::time::timeout(GRACE, actor.task).await.is_err() {
+                tracing::warn!(%component, "left in the middle of a step; the journal knows");
+            }
+        }
+    }
+}
+
+/// The socket for people at the node.
+async fn serve_locally(
+    run_dir: &Path,
+    handles: Handles,
+    node: Option<String>,
+    link: Option<watch::Receiver<Link>>,
+) {
+    if let Err(error) = local::serve(run_dir, handles, node, link).await {
+        // Upgrades go on; only `status` and `rollback --local` are missing.
+        tracing::error!(error = crate::error::chain(&error), "no local socket");
+    }
+}
+
+/// One agent per state directory: two writers of a journal would be the end of it.
+fn lock(state_dir: &Path) -> Result<File, RunError> {
+    let at = |operation, path: &Path| {
+        let path = path.to_owned();
+        move |source| RunError::State { operation, path, source }
+    };
+    DirBuilder::new().recursive(true).mode(0o700).create(state_dir).map_err(at("create", state_dir))?;
+    let path = state_dir.join("lock");
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+    let file = file.map_err(at("open", &path))?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(RunError::Running { path: state_dir.to_owned() }),
+        Err(error) => Err(at("lock", &path)(error.into())),
+    }
+}
