@@ -16,7 +16,9 @@ pub mod exit;
 pub mod failure;
 pub mod files;
 pub mod init;
+pub mod metrics;
 pub mod ops;
+pub mod serve;
 pub mod sessions;
 pub mod store;
 #[cfg(test)]

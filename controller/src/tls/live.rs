@@ -110,6 +110,11 @@ impl Live {
         doomed.map(|connection| connection.kill.cancel()).count()
     }
 
+    /// Cuts all connections: the controller stops.
+    pub fn cut_all(&self) {
+        self.tables().connections.values().for_each(|connection| connection.kill.cancel());
+    }
+
     /// How many connections are open.
     #[must_use]
     pub fn count(&self) -> usize {

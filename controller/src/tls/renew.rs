@@ -54,6 +54,16 @@ impl Certificates {
         })
     }
 
+    /// When the certificate in the directory expires; the beginning of time where it can't be read.
+    #[must_use]
+    pub fn expires(&self) -> Time {
+        let leaf = ServerIdentity::load(&self.directory).ok().and_then(|identity| {
+            let (_, certificate) = x509_parser::parse_x509_certificate(identity.chain.first()?).ok()?;
+            Some(Time(certificate.validity().not_after.timestamp().saturating_mul(1000)))
+        });
+        leaf.unwrap_or_default()
+    }
+
     /// Shows what lies in the directory now; says whether that is another certificate than before.
     ///
     /// # Errors

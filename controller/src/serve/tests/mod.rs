@@ -1,0 +1,6 @@
+//! A whole controller over loopback, with agents that are played: real TLS, real store, no processes.
+
+mod agents;
+mod calls;
+mod enroll;
+mod support;
