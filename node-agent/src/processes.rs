@@ -48,6 +48,18 @@ impl Identity {
     }
 }
 
+/// The search path that components and probes see unless the configuration says otherwise.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// What is passed on of the agent's own environment.
+const PASSED_ON: [&str; 3] = ["HOME", "LANG", "TZ"];
+
+/// The small environment that components and exec probes begin with; nothing else of the agent's reaches them.
+#[must_use]
+pub fn environment() -> BTreeMap<String, String> {
+    let passed_on = PASSED_ON.iter().filter_map(|key| Some(((*key).to_owned(), std::env::var(key).ok()?)));
+    passed_on.chain([("PATH".to_owned(), PATH.to_owned())]).collect()
+}
+
 /// What `/proc/<pid>/stat` says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stat {

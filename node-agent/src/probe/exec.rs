@@ -35,6 +35,8 @@ pub async fn probe(command: &[String], path: &Path) -> Result<(), ProbeFailure> 
     };
     let child = Command::new(program)
         .args(arguments)
+        .env_clear()
+        .envs(processes::environment())
         .current_dir("/")
         .process_group(0)
         .stdin(Stdio::null())

@@ -33,7 +33,6 @@ pub struct Ended {
 
 impl Reaper {
     /// While the guard lives no child is collected, so no pid of a child can be given away.
-    #[must_use]
     pub fn hold(&self) -> MutexGuard<'_, ()> {
         self.lock.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,17 +1,19 @@
 //! What a shim keeps on disk: what it is to run (`spec.json`), and what became of it (`record.json`).
 //!
-//! Both are replaced as a whole (temporary file, fsync, rename, fsync of the directory), carry a format
-//! number, and a newer format is refused, not guessed at.
+//! Both are replaced as a whole (spare file, fsync, exchange of the names, fsync of the directory), carry a
+//! format number, and a newer format is refused, not guessed at. The spare is what was replaced before: it
+//! has its blocks already, so that stopping and starting, and with them rolling back, need no free disk.
 
 use std::{
     collections::{BTreeMap, VecDeque},
     fs::{self, File, OpenOptions},
-    io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
+    io,
+    os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
     time::Duration,
 };
 
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use upfleet_domain::digest::Digest;
 
@@ -24,6 +26,8 @@ pub const FORMAT: u32 = 1;
 pub const SPEC: &str = "spec.json";
 /// What became of it.
 pub const RECORD: &str = "record.json";
+/// The files' length is a multiple of this; the rest is blanks, which JSON does not mind.
+const BLOCK: usize = 16 * 1024;
 /// How many exits are kept.
 const EXITS: usize = 20;
 
@@ -140,12 +144,25 @@ pub fn read<T: Default + DeserializeOwned>(path: &Path) -> io::Result<T> {
 /// # Errors
 /// Where the directory can't be written.
 pub fn write<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
-    let temporary = path.with_extension("tmp");
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-    file.write_all(&serde_json::to_vec(value)?)?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
+    let spare = path.with_extension("spare");
+    let mut bytes = serde_json::to_vec(value)?;
+    fill(&spare, &mut bytes)?;
+    if !path.exists() || renameat_with(CWD, &spare, CWD, path, RenameFlags::EXCHANGE).is_err() {
+        // The first of its kind, or a file system that can't exchange.
+        fs::rename(&spare, path)?;
+        fill(&spare, &mut Vec::new())?;
+    }
     File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
+}
+
+/// Overwrites the spare file, in the blocks it has where they suffice.
+fn fill(spare: &Path, bytes: &mut Vec<u8>) -> io::Result<()> {
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(spare)?;
+    let present = usize::try_from(file.metadata()?.len()).unwrap_or(0);
+    let length = bytes.len().max(present).max(1).next_multiple_of(BLOCK);
+    bytes.resize(length, b' ');
+    file.write_all_at(bytes, 0)?;
+    file.sync_all()
 }
 
 #[cfg(test)]
@@ -160,6 +177,15 @@ mod tests {
         let spec = Spec { run: true, ..Spec::default() };
         write(&path, &spec).unwrap();
         assert_eq!(read::<Spec>(&path).unwrap(), spec);
+        let blocks =
+            || fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len());
+        assert_eq!(blocks().collect::<Vec<_>>(), [BLOCK as u64; 2], "the file and its spare");
+        for run in [false, true, false] {
+            let spec = Spec { run, ..Spec::default() };
+            write(&path, &spec).unwrap();
+            assert_eq!(read::<Spec>(&path).unwrap(), spec);
+        }
+        assert_eq!(blocks().collect::<Vec<_>>(), [BLOCK as u64; 2]);
         fs::write(&path, r#"{"format":2,"run":"novel"}"#).unwrap();
         assert!(read::<Spec>(&path).unwrap_err().to_string().contains("format 2"));
         fs::write(&path, r#"{"format":1,"ru"#).unwrap();

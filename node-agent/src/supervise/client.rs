@@ -42,7 +42,7 @@ pub async fn call(dir: &Path, op: Op, limit: Duration) -> Result<Body, CallError
     let work = async {
         loop {
             let mut stream = open(dir, op.clone()).await?;
-            let answer = read(&mut stream).await?;
+            let answer = read(&mut stream, &mut Vec::new()).await?;
             match answer.ok_or_else(|| CallError::Broken(io::ErrorKind::UnexpectedEof.into()))? {
                 // Nothing was done yet; others hang up sooner or later, or are hung up on.
                 Body::Error(error) if error.code == ErrorCode::Busy => sleep(BUSY).await,
@@ -68,16 +68,16 @@ async fn open(dir: &Path, op: Op) -> Result<BufReader<UnixStream>, CallError> {
     Ok(BufReader::new(stream))
 }
 
-/// The next answer; `None` at the end.
-async fn read(stream: &mut BufReader<UnixStream>) -> Result<Option<Body>, CallError> {
-    let mut line = Vec::new();
-    let limit = MAX_ANSWER as u64;
-    stream.take(limit).read_until(b'\n', &mut line).await.map_err(CallError::Broken)?;
+/// The next answer; `None` at the end. Where this is cancelled, `line` holds what came so far.
+async fn read(stream: &mut BufReader<UnixStream>, line: &mut Vec<u8>) -> Result<Option<Body>, CallError> {
+    let room = MAX_ANSWER.saturating_sub(line.len()) as u64;
+    stream.take(room).read_until(b'\n', line).await.map_err(CallError::Broken)?;
     if line.is_empty() {
         return Ok(None);
     }
-    let answer: Answer = serde_json::from_slice(&line).map_err(|error| CallError::Broken(error.into()))?;
-    Ok(Some(answer.body))
+    let answer = serde_json::from_slice::<Answer>(line).map_err(|error| CallError::Broken(error.into()));
+    line.clear();
+    Ok(Some(answer?.body))
 }
 
 /// Output, starts and exits as they happen.
@@ -85,14 +85,15 @@ pub struct Follow {
     /// How the process stood when this began.
     pub state: ProcessState,
     stream: BufReader<UnixStream>,
+    line: Vec<u8>,
 }
 
 impl Follow {
     pub(super) async fn open(dir: &Path, limit: Duration) -> Result<Self, CallError> {
         let work = async {
             let mut stream = open(dir, Op::Follow).await?;
-            match read(&mut stream).await? {
-                Some(Body::State(state)) => Ok(Self { state, stream }),
+            match read(&mut stream, &mut Vec::new()).await? {
+                Some(Body::State(state)) => Ok(Self { state, stream, line: Vec::new() }),
                 Some(Body::Error(error)) => Err(CallError::Refused(error)),
                 Some(_) | None => Err(CallError::Broken(io::ErrorKind::UnexpectedEof.into())),
             }
@@ -100,10 +101,10 @@ impl Follow {
         timeout(limit, work).await.unwrap_or(Err(CallError::TimedOut(limit)))
     }
 
-    /// The next event; `None` once the shim is gone. Not safe to cancel: an event may be lost.
+    /// The next event; `None` once the shim is gone. Safe to cancel: no event is lost.
     pub async fn next(&mut self) -> Option<Event> {
         loop {
-            match read(&mut self.stream).await {
+            match read(&mut self.stream, &mut self.line).await {
                 Ok(Some(Body::Event(event))) => return Some(event),
                 // Of a newer shim: something this version does not know.
                 Ok(Some(_)) => {}

@@ -1,18 +1,14 @@
 //! From a component's configuration to what its shim is to run.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use upfleet_domain::digest::Digest;
 
 use crate::{
     config::{ComponentConfig, RunConfig},
+    processes::environment,
     shim::spec::Launch,
 };
-
-/// The search path a component sees unless its configuration says otherwise.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// What is passed on of the agent's own environment.
-const PASSED_ON: [&str; 3] = ["HOME", "LANG", "TZ"];
 
 impl Launch {
     /// What the configuration says to run; with `expect`, only if the component's file has that digest.
@@ -24,11 +20,7 @@ impl Launch {
         if argv.is_empty() {
             argv.push(path.into_owned());
         }
-        let mut env: BTreeMap<String, String> = PASSED_ON
-            .iter()
-            .filter_map(|key| Some(((*key).to_owned(), std::env::var(key).ok()?)))
-            .chain([("PATH".to_owned(), PATH.to_owned())])
-            .collect();
+        let mut env = environment();
         env.extend(component.run.env.clone());
         Self {
             argv,

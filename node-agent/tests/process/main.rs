@@ -1,5 +1,7 @@
 //! Tests with real processes: the agent's own binary, and small programs as components.
 
+#![expect(clippy::unwrap_used, reason = "a test says by panicking what went wrong")]
+
 mod hostile;
 mod shim;
 mod support;
