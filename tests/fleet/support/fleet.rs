@@ -133,6 +133,7 @@ impl TestFleet {
     pub fn spec(&self, version: &str) -> v1::RolloutSpec {
         v1::RolloutSpec {
             component: COMPONENT.to_owned(),
+            selector: "*".to_owned(),
             change: Some(change(version)),
             policy: Some(v1::RolloutPolicy { max_unavailable: Some(count(100)), ..Default::default() }),
             ..Default::default()
@@ -247,9 +248,9 @@ fn start_controller(dir: &Path, at: Option<&Endpoints>, lifeline: &Lifeline) -> 
         |pick: fn(&Endpoints) -> &String| at.map_or(anywhere.as_str(), |endpoints| pick(endpoints).as_str());
     let mut command = upfleet(dir);
     command.arg("serve").arg("--data").arg(&data);
-    command.args(["--listen", listen(|endpoints| &endpoints.api)]);
-    command.args(["--listen-enroll", listen(|endpoints| &endpoints.enroll)]);
-    command.args(["--listen-metrics", listen(|endpoints| &endpoints.metrics)]);
+    command.args(["--api", listen(|endpoints| &endpoints.api)]);
+    command.args(["--enroll", listen(|endpoints| &endpoints.enroll)]);
+    command.args(["--metrics", listen(|endpoints| &endpoints.metrics)]);
     let (name, value) = lifeline.variable();
     command.env(name, value).env("RUST_LOG", "info");
     let mut controller = Program::start(&mut command, &dir.join("controller.log"));
