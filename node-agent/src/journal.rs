@@ -192,6 +192,31 @@ impl Journal {
     }
 }
 
+/// Where the journals of the agent with this state directory lie.
+#[must_use]
+pub fn dir(state_dir: &Path) -> PathBuf {
+    state_dir.join("journals")
+}
+
+/// The last record of a component's journal, read without touching the file: for a look from outside, also
+/// while the agent writes it. `None` where there is no journal, or no intact record in it.
+///
+/// # Errors
+/// Where the disk fails, or a newer agent wrote it.
+pub fn read(dir: &Path, component: &ComponentId) -> Result<Option<Record>, JournalError> {
+    let path = dir.join(format!("{component}.journal"));
+    let bytes = match std::fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(at("read", &path)(error)),
+    };
+    match scan(&bytes) {
+        Scan::TooNew(found) => Err(JournalError::TooNew { path, found }),
+        Scan::Damaged => Ok(None),
+        Scan::Intact { record, .. } => Ok(record.map(|record| *record)),
+    }
+}
+
 fn at(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> JournalError {
     let path = path.to_owned();
     move |source| JournalError::Io { operation, path, source }

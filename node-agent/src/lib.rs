@@ -3,6 +3,7 @@
 //! `run` joins the parts; `component` owns each component's upgrades; `transport` is the only part that
 //! sees the wire; `exec` and `supervise` touch the node and import no network code.
 
+pub mod cli;
 pub mod component;
 pub mod config;
 pub mod crash;

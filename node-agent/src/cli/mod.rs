@@ -1,0 +1,202 @@
+//! The command line of `upfleet-agent`.
+//!
+//! What the commands print goes to standard output; logs and errors go to standard error. Exit codes: 0 done,
+//! 1 failed, 2 wrong usage or configuration, 4 a person is needed, 5 still under way, 9 refused as things stand,
+//! 69 agent or controller can't be reached, 77 not permitted.
+
+mod check_config;
+mod diagnostics;
+mod enroll;
+mod logging;
+mod offline;
+mod render;
+mod rollback;
+mod run;
+mod status;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::config;
+
+/// The exit codes, as documented.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// Done.
+    Done = 0,
+    /// Failed.
+    Failed = 1,
+    /// Wrong usage or configuration.
+    Usage = 2,
+    /// A person is needed.
+    NeedsPerson = 4,
+    /// Still under way.
+    Waiting = 5,
+    /// Refused as things stand.
+    Refused = 9,
+    /// Agent or controller can't be reached.
+    Unreachable = 69,
+    /// Not permitted.
+    NotPermitted = 77,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// A command that did not do what it was to do.
+#[derive(Debug)]
+pub struct Failure {
+    exit: Exit,
+    error: anyhow::Error,
+    hint: Option<String>,
+}
+
+impl Failure {
+    fn new(exit: Exit, error: impl Into<anyhow::Error>) -> Self {
+        Self { exit, error: error.into(), hint: None }
+    }
+
+    fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::new(Exit::Failed, error)
+    }
+}
+
+type Done = Result<Exit, Failure>;
+
+/// The node agent of Upfleet.
+#[derive(Debug, Parser)]
+#[command(name = "upfleet-agent", version, disable_version_flag = true, infer_subcommands = false)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Args)]
+struct Global {
+    /// Directory of agent.toml and conf.d/
+    #[arg(long, global = true, env = "UPFLEET_AGENT_CONFIG", value_name = "DIR", default_value = config::DEFAULT_DIR)]
+    config: PathBuf,
+    /// How logs are written [default: text on a terminal, else json]
+    #[arg(long, global = true, value_name = "FORMAT")]
+    log: Option<LogFormat>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum LogFormat {
+    Json,
+    Text,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Output {
+    Table,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Join a fleet with a token from `upfleet token create`
+    Enroll(enroll::Enroll),
+    /// Serve this node until asked to end
+    Run(run::Run),
+    /// Show what this node runs; works with the controller down
+    Status(status::Show),
+    /// Put a kept version back on this node and hold it there
+    Rollback(rollback::Rollback),
+    /// Check the configuration and show every mistake in it
+    CheckConfig,
+    /// Gather what is needed to look into a problem; holds no keys
+    Diagnostics(diagnostics::Diagnostics),
+    /// Supervise one component; started by the agent
+    #[command(hide = true)]
+    Shim {
+        /// The shim's directory
+        #[arg(long)]
+        dir: PathBuf,
+    },
+    /// Show the version
+    Version,
+}
+
+/// Parses the command line and runs it.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    // The shim is another program in the same file: no runtime, no logs of the agent.
+    if let Command::Shim { dir } = &cli.command {
+        return crate::shim::main(dir);
+    }
+    let done = match cli.command {
+        Command::Enroll(enroll) => enroll.run(&cli.global),
+        Command::Run(run) => run.run(&cli.global),
+        Command::Status(show) => show.run(&cli.global),
+        Command::Rollback(rollback) => rollback.run(&cli.global),
+        Command::CheckConfig => check_config::run(&cli.global),
+        Command::Diagnostics(diagnostics) => diagnostics.run(&cli.global),
+        Command::Shim { .. } => Ok(Exit::Done),
+        Command::Version => {
+            println!("upfleet-agent {}", env!("CARGO_PKG_VERSION"));
+            Ok(Exit::Done)
+        }
+    };
+    match done {
+        Ok(exit) => exit.into(),
+        Err(failure) => {
+            eprintln!("error: {}", crate::error::chain(failure.error.as_ref()));
+            if let Some(hint) = failure.hint {
+                eprintln!("hint: {hint}");
+            }
+            failure.exit.into()
+        }
+    }
+}
+
+/// The configuration, or every problem in it.
+fn load(global: &Global) -> Result<config::Config, Failure> {
+    config::Config::load(&global.config).map_err(|error| {
+        let hint = "upfleet-agent check-config shows all mistakes; --config DIR reads another directory";
+        Failure::new(Exit::Usage, error).hint(hint)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_rollback_says_that_it_is_local() {
+        assert!(Cli::try_parse_from(["upfleet-agent", "rollback", "web"]).is_err());
+        assert!(Cli::try_parse_from(["upfleet-agent", "rollback", "--local", "web", "--to", "1.0"]).is_ok());
+    }
+
+    #[test]
+    fn a_token_comes_one_way() {
+        let parse = |args: &[&str]| {
+            Cli::try_parse_from(["upfleet-agent", "enroll"].into_iter().chain(args.iter().copied()))
+        };
+        assert!(parse(&[]).is_err());
+        assert!(parse(&["--token", "x", "--token-file", "y"]).is_err());
+        assert!(parse(&["--token-file", "-", "--name", "web-01"]).is_ok());
+    }
+}
