@@ -15,13 +15,12 @@ use std::{
 
 use upfleet_domain::{
     id::RolloutId,
-    reason::{Reason, ReasonCode},
-    rollout::{PauseStrength, State},
+    rollout::{event::Event, machine::Machine},
     time::Time,
 };
 
 use crate::store::{
-    AuditRecord, Change, Expected, RolloutRecord, Store, StoreError,
+    AuditRecord, Change, Expected, Page, RolloutRecord, Store, StoreError,
     sqlite::{self, SqliteStore},
 };
 
@@ -98,7 +97,7 @@ pub struct Backup {
 pub struct Restored {
     /// The epoch from now on.
     pub epoch: u64,
-    /// The rollouts that were under way and are paused now.
+    /// The rollouts that were under way; they are PAUSED now, or HALTED where they were being cancelled.
     pub paused: Vec<RolloutId>,
     /// How many artifacts came from the backup.
     pub artifacts: usize,
@@ -230,15 +229,10 @@ async fn settle(database: &Path, now: Time) -> Result<(u64, Vec<RolloutId>)> {
     let mut changes =
         vec![Change::RaiseEpoch { from: meta.epoch }, Change::CloseAllSessions, Change::ForgetOrders];
     let mut paused = Vec::new();
-    for mut record in store.open_rollouts().await? {
-        let before = record.rollout.state;
-        if !orders_by_itself(before) {
-            continue;
+    for record in store.open_rollouts().await? {
+        if record.rollout.is_open() {
+            paused.extend(pause(&store, record, now, &mut changes).await?);
         }
-        pause(&mut record, now);
-        paused.push(record.rollout.id.clone());
-        let (rollout, expected) = (Box::new(record), Expected::Any);
-        changes.push(Change::PutRollout { rollout, expected, time: now });
     }
     let names: Vec<&str> = paused.iter().map(RolloutId::as_str).collect();
     changes.push(Change::Audit(AuditRecord {
@@ -261,28 +255,34 @@ async fn settle(database: &Path, now: Time) -> Result<(u64, Vec<RolloutId>)> {
     Ok((meta.epoch + 1, paused))
 }
 
-/// Whether the engine would go on with such a rollout before a person has said anything.
-fn orders_by_itself(state: State) -> bool {
-    match state {
-        // A cancelled one would be put back by orders; a person cancels it again.
-        State::Running | State::Cancelling => true,
-        // Its orders are those of the linked rollout, which is paused itself.
-        State::Reverting => false,
-        State::Planned | State::AwaitingApproval | State::Paused | State::Halted => false,
-        State::Succeeded
-        | State::SucceededWithFailures
-        | State::Cancelled
-        | State::Reverted
-        | State::RevertFailed => false,
+/// Lets the rollout's machine know of the restore, and adds what follows to the batch. Returns the rollout's id
+/// where it changed its state.
+async fn pause(
+    store: &SqliteStore,
+    mut record: RolloutRecord,
+    now: Time,
+    changes: &mut Vec<Change>,
+) -> Result<Option<RolloutId>> {
+    let id = record.rollout.id.clone();
+    let rows = store.upgrades(&id, &[], &Page::ALL).await?.rows;
+    let upgrades = rows.into_iter().map(|upgrade| (upgrade.node.clone(), upgrade)).collect();
+    let before = record.rollout.state;
+    let machine = Machine { rollout: record.rollout, upgrades };
+    let (mut machine, outcomes) = machine.step(Event::Restored, now);
+    let outcomes = outcomes.expect("a machine refuses commands only, and this is none");
+    for node in outcomes.upgrades.into_keys() {
+        if let Some(upgrade) = machine.upgrades.remove(&node) {
+            let (rollout, upgrade) = (id.clone(), Box::new(upgrade));
+            changes.push(Change::PutUpgrade { rollout, upgrade, expected: Expected::Any, time: now });
+        }
     }
-}
-
-fn pause(record: &mut RolloutRecord, now: Time) {
-    let rollout = &mut record.rollout;
-    rollout.state = State::Paused;
-    rollout.reason = Reason::new(ReasonCode::RestoredFromBackup).since(now);
-    // The weaker pause: the stronger one would order nodes to hold.
-    rollout.pause = Some(PauseStrength::StartNoMore);
+    let changed = machine.rollout.state != before;
+    record.rollout = machine.rollout;
+    if outcomes.rollout {
+        let rollout = Box::new(record);
+        changes.push(Change::PutRollout { rollout, expected: Expected::Any, time: now });
+    }
+    Ok(changed.then_some(id))
 }
 
 /// What lies in a data directory and would be replaced. Artifacts stay: their names say what they are.

@@ -2,7 +2,11 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use upfleet_domain::digest::Digest;
+use upfleet_domain::{
+    digest::Digest,
+    reason::ReasonCode,
+    rollout::{State, Told},
+};
 
 use super::*;
 use crate::store::{Page, fixtures};
@@ -42,7 +46,9 @@ async fn fixture() -> Fixture {
     let mut changes = vec![fixtures::put_node("a"), order];
     for (n, state) in states.into_iter().enumerate() {
         let id = format!("r-{n}");
-        changes.push(fixtures::create(&id, n as i64, vec![]));
+        let mut row = fixtures::upgrade("a", 0, Some(&format!("u-{n}")));
+        row.told = Told::Go;
+        changes.push(fixtures::create(&id, n as i64, vec![row]));
         let mut record = fixtures::rollout(&id, n as i64);
         record.rollout.state = state;
         changes.push(Change::PutRollout { rollout: record.into(), expected: Expected::Any, time: Time(5) });
@@ -70,15 +76,17 @@ async fn a_restored_controller_waits_for_a_person() {
     let restored = restore(&fixture.out(), &data, false, Time(70)).await.unwrap();
     assert_eq!((restored.epoch, restored.artifacts, restored.replaced), (2, 1, None));
     let paused: Vec<&str> = restored.paused.iter().map(RolloutId::as_str).collect();
-    assert_eq!(paused, ["r-0", "r-1"]);
+    assert_eq!(paused, ["r-0", "r-1", "r-3"]);
     let store = SqliteStore::open(&data).await.unwrap();
     assert_eq!(store.meta().await.unwrap().epoch, 2);
     assert_eq!(store.meta().await.unwrap().cluster_id, fixture.store.meta().await.unwrap().cluster_id);
-    let wanted = [State::Paused, State::Paused, State::Halted, State::Reverting, State::Succeeded];
+    let wanted = [State::Paused, State::Halted, State::Halted, State::Halted, State::Succeeded];
     assert_eq!(states(&store).await, wanted);
     let record = store.rollout(&"r-0".parse().unwrap()).await.unwrap().unwrap();
     assert_eq!(record.rollout.reason.code, ReasonCode::RestoredFromBackup);
-    assert_eq!((record.rollout.revision, record.epoch), (3, 2));
+    assert_eq!((record.rollout.revision, record.epoch), (4, 2));
+    let row = store.upgrade(&record.rollout.id, &fixtures::node_id("a")).await.unwrap().unwrap();
+    assert_eq!(row.told, Told::Hold, "whoever resumes tells it again");
     assert!(store.node(&"late".parse().unwrap()).await.unwrap().is_none());
     let desired = store.desired(&"a".parse().unwrap()).await.unwrap().remove(0);
     assert_eq!(desired.desired, None, "an order that was on its way does not go out now");

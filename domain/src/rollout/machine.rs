@@ -198,13 +198,18 @@ impl Machine {
         }
     }
 
-    fn restored(&mut self, turn: &Turn) {
+    fn restored(&mut self, turn: &mut Turn) {
+        // Orders from before mean nothing, so whoever was told to go is told again by whoever resumes.
+        for node in self.nodes(|upgrade| upgrade.in_flight() && upgrade.told != Told::Nothing) {
+            self.edit(turn, &node, |upgrade| upgrade.told = Told::Hold);
+        }
         let reason = Reason::new(ReasonCode::RestoredFromBackup);
         match self.rollout.state {
             State::Running => {
                 self.rollout.pause = Some(super::PauseStrength::StartNoMore);
                 self.enter(turn, State::Paused, reason);
             }
+            State::Paused => self.rollout.reason = reason.since(turn.now),
             State::Cancelling => self.enter(turn, State::Halted, reason),
             State::Reverting if self.rollout.reverted_by.is_none() => {
                 self.rollout.revert = None;

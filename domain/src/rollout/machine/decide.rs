@@ -20,7 +20,10 @@ use crate::{
 
 impl Machine {
     pub(super) fn decide(&mut self, turn: &mut Turn) {
-        self.settle(turn);
+        // After a restore nothing is ordered until a person says so, not even to stand still.
+        if self.rollout.reason.code != ReasonCode::RestoredFromBackup {
+            self.settle(turn);
+        }
         if !self.rollout.is_open() {
             self.explain(turn);
             return;
