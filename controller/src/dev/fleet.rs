@@ -213,11 +213,11 @@ impl Fleet {
             "serve",
             "--data",
             &data.display().to_string(),
-            "--api",
+            "--listen",
             &listen(self.ports.api),
-            "--enroll",
+            "--listen-enroll",
             &listen(self.ports.enroll),
-            "--metrics",
+            "--listen-metrics",
             &listen(self.ports.metrics),
         ];
         let executable = std::env::current_exe().map_err(|error| {
@@ -259,7 +259,7 @@ impl Fleet {
             };
             let secret = client.nodes().create_enrollment_token(request).await?.into_inner().secret;
             let config = self.write_agent(node, &secret)?;
-            let token = config.with_file_name("token").display().to_string();
+            let token = config.join("token").display().to_string();
             let config = config.display().to_string();
             let enroll = Program {
                 name: format!("{}-enroll", node.name),
@@ -290,12 +290,11 @@ impl Fleet {
         let app = root.join("app").join(COMPONENT);
         let first = self.release_file(FIRST.version);
         fs::copy(&first, &app).map_err(|error| Failure::io("copy", &first, &error))?;
-        let config = root.join("agent.toml");
         let text = agent_config(&root.display().to_string(), node.port);
-        for (path, text) in [(&config, text.as_str()), (&root.join("token"), secret)] {
-            config::write_private(path, text.as_bytes())?;
+        for (file, text) in [("agent.toml", text.as_str()), ("token", secret)] {
+            config::write_private(&root.join(file), text.as_bytes())?;
         }
-        Ok(config)
+        Ok(root)
     }
 
     /// Waits until every agent has said what it runs, then makes the first release of it: nothing is restarted,

@@ -117,8 +117,10 @@ pub(super) fn clean_after_the_lifeline(root: &Path) {
 /// The private directory of this user's fleets.
 fn base() -> Result<PathBuf> {
     let uid = rustix::process::getuid().as_raw();
+    // Who sets TMPDIR says where temporary things go.
+    let usual = std::env::var_os("TMPDIR").is_none();
     let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_dir());
-    let base = match runtime {
+    let base = match runtime.filter(|_| usual) {
         Some(runtime) => runtime.join("upfleet-dev"),
         None => std::env::temp_dir().join(format!("upfleet-dev-{uid}")),
     };
