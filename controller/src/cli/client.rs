@@ -92,6 +92,15 @@ impl Client {
     }
 }
 
+#[cfg(test)]
+impl Client {
+    /// Without TLS, for scripted controllers in tests.
+    pub(super) fn plain(address: std::net::SocketAddr) -> Self {
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
+        Self { channel: endpoint.connect_lazy() }
+    }
+}
+
 fn unreachable(name: &str, context: &Context, error: &tonic::transport::Error) -> Failure {
     let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
     let mut failure = Failure::new(

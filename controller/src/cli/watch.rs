@@ -319,3 +319,6 @@ fn terminal_size() -> (usize, usize) {
         _ => (100, 40),
     }
 }
+
+#[cfg(test)]
+mod tests;
