@@ -2,7 +2,10 @@
 //!
 //! Only flags are read here; what they do lives in the controller's modules.
 
-use std::path::{Path, PathBuf};
+use std::{
+    io::{self, IsTerminal as _},
+    path::{Path, PathBuf},
+};
 
 use upfleet_domain::id::UserId;
 
@@ -17,6 +20,7 @@ use crate::{
     clock::Clock,
     exit::Exit,
     init::{self, DataDir, Init, InitError, Initialised},
+    serve::{self, LogFormat, Options, ServeError},
 };
 
 /// The first admin's name.
@@ -129,9 +133,20 @@ pub(super) async fn init(app: &App, args: InitArgs) -> Result<Exit> {
     Ok(Exit::Success)
 }
 
-pub(super) async fn serve(_args: ServeArgs) -> Result<Exit> {
+pub(super) async fn serve(args: ServeArgs) -> Result<Exit> {
     crate::dev::lifeline::obey();
-    Err(missing("serve"))
+    let for_people = io::stderr().is_terminal();
+    serve::start_logs(if for_people { LogFormat::Text } else { LogFormat::Json });
+    let options =
+        Options { data: DataDir(args.data), api: args.api, enroll: args.enroll, metrics: args.metrics };
+    match serve::run(&options).await {
+        Ok(()) => Ok(Exit::Success),
+        Err(error @ ServeError::NotInitialised(_)) => Err(of_error(Exit::Precondition, &error)),
+        Err(error @ (ServeError::Config(_) | ServeError::Listen { .. })) => {
+            Err(of_error(Exit::Usage, &error))
+        }
+        Err(error) => Err(of_error(Exit::Internal, &error)),
+    }
 }
 
 pub(super) async fn backup(app: &App, args: BackupArgs) -> Result<Exit> {
@@ -157,7 +172,9 @@ pub(super) async fn restore(app: &App, args: RestoreArgs) -> Result<Exit> {
         app.say(format!("What was there before lies in {}.", replaced.display()));
     }
     for rollout in &done.paused {
-        app.say(format!("Rollout {rollout} is paused. Look at the fleet, then: upfleet rollout resume {rollout}"));
+        app.say(format!(
+            "Rollout {rollout} is paused. Look at the fleet, then: upfleet rollout resume {rollout}"
+        ));
     }
     Ok(Exit::Success)
 }
@@ -165,7 +182,9 @@ pub(super) async fn restore(app: &App, args: RestoreArgs) -> Result<Exit> {
 fn of_backup(error: &BackupError) -> Failure {
     let exit = match error {
         BackupError::NotEmpty { .. } => Exit::Precondition,
-        BackupError::NoData { .. } | BackupError::NotABackup { .. } | BackupError::Damaged { .. } => Exit::Usage,
+        BackupError::NoData { .. } | BackupError::NotABackup { .. } | BackupError::Damaged { .. } => {
+            Exit::Usage
+        }
         _ => Exit::Internal,
     };
     of_error(exit, error)
@@ -178,8 +197,4 @@ fn of_error(exit: Exit, error: &(dyn std::error::Error + 'static)) -> Failure {
         Some(source) => failure.because(source),
         None => failure,
     }
-}
-
-fn missing(what: &str) -> Failure {
-    Failure::usage(format!("`{what}` is not available in this version"))
 }

@@ -8,12 +8,14 @@ use tonic::{service::Routes, transport::Server};
 use upfleet_api::v1::{
     agent_service_server::AgentServiceServer, artifact_service_server::ArtifactServiceServer,
     enrollment_service_server::EnrollmentServiceServer, node_service_server::NodeServiceServer,
-    release_service_server::ReleaseServiceServer, user_service_server::UserServiceServer,
+    release_service_server::ReleaseServiceServer, rollout_service_server::RolloutServiceServer,
+    user_service_server::UserServiceServer,
 };
 
 use crate::{
-    api::{Api, Enrollment},
+    api::{Api, Enrollment, RolloutApi},
     auth::AuthLayer,
+    engine::Rollouts,
     ops::Operations,
     tls::{Door, incoming},
 };
@@ -58,6 +60,8 @@ fn bounded() -> Server {
 
 /// All services of the main listener.
 fn services(operations: Operations) -> Routes {
+    let rollouts = Rollouts::new(operations.store.clone(), operations.clock.clone());
+    let rollouts = RolloutApi::new(rollouts, Some(operations.sessions.clone()));
     let api = Api(operations);
     let (reporter, health) = tonic_health::server::health_reporter();
     // An empty name stands for the whole server, which the reporter says serves from the start.
@@ -68,6 +72,7 @@ fn services(operations: Operations) -> Routes {
         .add_service(ArtifactServiceServer::new(api.clone()).max_decoding_message_size(CONTENT_MESSAGE))
         .add_service(NodeServiceServer::new(api.clone()).max_decoding_message_size(MESSAGE))
         .add_service(ReleaseServiceServer::new(api.clone()).max_decoding_message_size(CONTENT_MESSAGE))
+        .add_service(RolloutServiceServer::new(rollouts).max_decoding_message_size(MESSAGE))
         .add_service(UserServiceServer::new(api).max_decoding_message_size(MESSAGE))
         .add_service(health);
     let reflection = || {

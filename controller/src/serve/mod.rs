@@ -22,6 +22,7 @@ use crate::{
     blobs::{BlobError, Blobs, Limits},
     ca::{Ca, CaError},
     clock::Clock,
+    engine::Engine,
     files::{self, FileError},
     init::DataDir,
     ops::{Attempts, Operations},
@@ -178,6 +179,7 @@ pub async fn start(options: &Options, clock: Clock) -> Result<Running, ServeErro
     tasks.spawn(listen::enroll(enroll, doors.enroll, operations.clone(), stop.clone()));
     tasks.spawn(http::serve(metrics, operations.clone(), live.clone(), certificates.clone(), stop.clone()));
     tasks.spawn(operations.sessions.clone().run());
+    tasks.spawn(Engine::new(shared.clone(), clock.clone(), None, stop.clone()).run());
     tasks.spawn(tls::cut_refused(shared.clone(), live.clone(), clock.clone(), stop.clone()));
     tasks.spawn(tls::keep_renewed(certificates, shared, clock, stop.clone()));
     tasks.spawn(keep::house(operations.clone(), stop.clone()));

@@ -107,11 +107,15 @@ fn upgrade(revision: u64, state: U) -> Result<v1::WatchRolloutResponse, Status> 
 async fn play(streams: Vec<Changes>, timeout: Option<Duration>) -> (Result<Exit>, Vec<u64>) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let script =
-        Script { rollout: rollout(S::Running), streams: Arc::new(Mutex::new(streams.into())), ..Default::default() };
+    let script = Script {
+        rollout: rollout(S::Running),
+        streams: Arc::new(Mutex::new(streams.into())),
+        ..Default::default()
+    };
     let service = RolloutServiceServer::new(script.clone());
     let incoming = TcpListenerStream::new(listener);
-    let server = tokio::spawn(tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming));
+    let server =
+        tokio::spawn(tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming));
     let client = Client::plain(address);
     let app = App::new(Globals { quiet: true, timeout, ..Default::default() });
     let exit = existing(&app, &client, "rollouts/r-1", Until::Rest, &WaitArgs::default()).await;
