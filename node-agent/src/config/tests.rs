@@ -186,3 +186,12 @@ fn problems_of_all_files_are_shown_at_once() {
     let files: Vec<_> = problems.iter().map(|p| p.file.file_name().unwrap().to_str().unwrap()).collect();
     assert_eq!(files, ["a.toml", "agent.toml", "b.toml"], "{problems:?}");
 }
+
+#[test]
+fn the_documented_example_is_valid() {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/reference/configuration.md");
+    let page = fs::read_to_string(page).unwrap();
+    let example = page.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();
+    let dir = dir(&[(MAIN_FILE, example)]);
+    assert_eq!(check_config(dir.path()), []);
+}
