@@ -34,6 +34,10 @@ pub enum Expected {
 
 /// One change.
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "batches are short and live for one commit; the boxed ones are the largest"
+)]
 pub enum Change {
     /// Creates or replaces a node, but for its session and `last_seen`.
     PutNode {
