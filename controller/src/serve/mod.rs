@@ -179,6 +179,7 @@ pub async fn start(options: &Options, clock: Clock) -> Result<Running, ServeErro
     tasks.spawn(listen::enroll(enroll, doors.enroll, operations.clone(), stop.clone()));
     tasks.spawn(http::serve(metrics, operations.clone(), live.clone(), certificates.clone(), stop.clone()));
     tasks.spawn(operations.sessions.clone().run());
+    // One controller drives all rollouts, so that leases have no holder.
     tasks.spawn(Engine::new(shared.clone(), clock.clone(), None, stop.clone()).run());
     tasks.spawn(tls::cut_refused(shared.clone(), live.clone(), clock.clone(), stop.clone()));
     tasks.spawn(tls::keep_renewed(certificates, shared, clock, stop.clone()));

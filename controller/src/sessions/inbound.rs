@@ -94,7 +94,7 @@ async fn refused(
     let kept = Generation { epoch: nack.kept_epoch, number: nack.kept_generation };
     orders.keeps(&component, kept);
     let generation = Generation { epoch: nack.epoch, number: nack.generation };
-    tracing::warn!(node_id = %session.node, %component, %reason, "the agent refused an order");
+    tracing::warn!(%component, %reason, "the agent refused an order");
     let (node, time) = (session.node.clone(), session.sessions.clock().now());
     commit(session, vec![Change::Refuse { node, component, generation, reason, time }]).await?;
     // A stale refusal may show that the agent is ahead; orders must end then.
@@ -109,7 +109,7 @@ async fn reported(session: &Session<'_>, wire: v1::UpgradeReport) -> Result<(), 
             commit(session, vec![Change::RecordReport { node, report: Box::new(report), time }]).await?;
         }
         // It would come again for ever and hold up all behind it.
-        Err(reason) => tracing::error!(node_id = %session.node, %reason, "passed over a report"),
+        Err(reason) => tracing::error!(%reason, "passed over a report"),
     }
     session.outbox.send(Out::ReportAck(ack)).await
 }
@@ -164,7 +164,7 @@ async fn renew(session: &Session<'_>, request: &v1::CertificateRequest) -> Resul
         sessions.clock().now(),
     );
     let issued = renewed.await?;
-    tracing::info!(node_id = %session.node, serial = issued.serial, "renewed a node's certificate");
+    tracing::info!(serial = issued.serial, "renewed a node's certificate");
     let grant =
         v1::CertificateGrant { certificate_pem: issued.chain_pem, ca_pem: sessions.ca().pem().to_owned() };
     session.outbox.send(Out::CertificateGrant(grant)).await

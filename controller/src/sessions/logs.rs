@@ -109,7 +109,7 @@ impl Sessions {
         }
         let record = self.store().node(node).await.map_err(internal)?;
         let seen = record.and_then(|record| record.last_seen);
-        let seen = seen.map_or("never".to_owned(), |time| crate::clock::rfc3339(time));
+        let seen = seen.map_or("never".to_owned(), crate::clock::rfc3339);
         Err(Reason::new(ReasonCode::NodeOffline).with("node", node).with("last_seen", seen))
     }
 }

@@ -75,6 +75,12 @@ impl Orders {
         self.behind.clone()
     }
 
+    /// Whether the agent is ahead of the store, so that nothing is ordered to it.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        self.behind.is_some()
+    }
+
     /// The hold generation that went out with an order.
     #[must_use]
     pub fn hold_sent(&self, component: &ComponentId) -> u64 {

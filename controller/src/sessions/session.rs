@@ -8,6 +8,7 @@ use tokio::{
 };
 use tokio_stream::{Stream, StreamExt as _, wrappers::ReceiverStream};
 use tonic::Status;
+use tracing::Instrument as _;
 use upfleet_api::{convert, reason::status, v1};
 use upfleet_domain::{
     id::NodeId,
@@ -56,14 +57,16 @@ where
 {
     let (sender, receiver) = mpsc::channel(OUTBOX);
     let sessions = sessions.clone();
-    tokio::spawn(async move {
+    let span = tracing::info_span!("session", node_id = %node);
+    let served = async move {
         let outbox = Outbox(sender.clone());
         if let Err(reason) = run(&sessions, &node, renew, incoming, outbox).await {
-            tracing::info!(node_id = %node, code = %reason.code, "session ended: {reason}");
+            tracing::info!(code = %reason.code, "session ended: {reason}");
             // Where the agent does not read, the end of the stream has to do.
             let _ = sender.try_send(Err(status(&reason)));
         }
-    });
+    };
+    tokio::spawn(served.instrument(span));
     ReceiverStream::new(receiver)
 }
 
@@ -124,8 +127,10 @@ where
         session.outbox.send(Out::Welcome(welcome)).await?;
         let mut orders = Orders::new(node, &record, meta.epoch, &inventory);
         orders.compare(sessions.store().as_ref()).await?;
-        if let Some(alarm) = orders.alarm() {
-            session.alarm(alarm).await?;
+        match orders.alarm() {
+            Some(alarm) => session.alarm(alarm).await?,
+            None if !orders.is_behind() => session.end_alarm(&record).await?,
+            None => {}
         }
         session.exchange(&mut incoming, &mut orders).await
     }
@@ -210,7 +215,7 @@ async fn open(
         sessions.dismiss(node, number);
         return Err(internal(error));
     }
-    tracing::info!(node_id = %node, instance = hello.instance_id, "session opened");
+    tracing::info!(instance = hello.instance_id, "session opened");
     Ok(())
 }
 
@@ -222,14 +227,14 @@ async fn close(sessions: &Sessions, node: &NodeId, number: u64, instance: &str) 
     let time = sessions.clock().now();
     let change = Change::CloseSession { node: node.clone(), instance_id: instance.to_owned(), time };
     if let Err(error) = sessions.store().commit(vec![change]).await {
-        tracing::warn!(node_id = %node, %error, "could not record the end of a session");
+        tracing::warn!(%error, "could not record the end of a session");
     }
 }
 
 /// Shuts a node out whose key two processes use, until a person decides.
 async fn suspend(sessions: &Sessions, node: &NodeId) {
     let now = sessions.clock().now();
-    tracing::error!(node_id = %node, code = %ReasonCode::CloneSuspected, "two agents use the key of one node");
+    tracing::error!(code = %ReasonCode::CloneSuspected, "two agents use the key of one node");
     let edited = edit_node(sessions.store().as_ref(), node, |record| {
         let before = record.state.as_str();
         record.state = NodeState::Suspended;
@@ -247,7 +252,7 @@ async fn suspend(sessions: &Sessions, node: &NodeId) {
         Ok(changes)
     });
     if let Err(reason) = edited.await {
-        tracing::error!(node_id = %node, %reason, "could not suspend the node");
+        tracing::error!(%reason, "could not suspend the node");
     }
 }
 
@@ -319,9 +324,25 @@ impl Session<'_> {
         Ok(())
     }
 
+    /// Takes the alarm off the node's record, once a restore has put the store before the agent again.
+    async fn end_alarm(&self, record: &NodeRecord) -> Result<(), Reason> {
+        let stale =
+            |reason: &Option<Reason>| reason.as_ref().is_some_and(|r| r.code == ReasonCode::ControllerBehind);
+        if !stale(&record.reason) {
+            return Ok(());
+        }
+        let edited = edit_node(self.sessions.store().as_ref(), self.node, |record| {
+            if stale(&record.reason) {
+                record.reason = None;
+            }
+            Ok(Vec::new())
+        });
+        edited.await.map(drop)
+    }
+
     /// Says that the store is older than this agent, where operators see it.
     pub(super) async fn alarm(&self, alarm: Reason) -> Result<(), Reason> {
-        tracing::error!(node_id = %self.node, code = %alarm.code, "{alarm}");
+        tracing::error!(code = %alarm.code, "{alarm}");
         let alarm = alarm.since(self.sessions.clock().now());
         let edited = edit_node(self.sessions.store().as_ref(), self.node, |record| {
             record.reason = Some(alarm.clone());

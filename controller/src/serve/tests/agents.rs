@@ -182,6 +182,7 @@ async fn nothing_is_ordered_to_an_agent_that_is_ahead() {
     put(&controller, stay(epoch + 1, 1)).await;
     let mut agent = Agent::open(&controller, &identity, ahead).await.unwrap();
     assert_eq!(agent.order().await.epoch, epoch + 1);
+    assert!(shown(&controller).await.reason.is_none(), "the alarm is over");
 }
 
 #[tokio::test]

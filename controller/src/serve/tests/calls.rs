@@ -138,6 +138,14 @@ async fn an_artifact_and_its_release_are_published() {
     assert_eq!((piece.offset, &piece.data[..], piece.size_bytes), (2, &bytes[2..9], bytes.len() as u64));
     assert!(pieces.message().await.unwrap().is_none());
 
+    let once = v1::CreateReleaseRequest {
+        manifest: manifest("1.1.0", 2, bytes).into(),
+        request_id: "6f0c2a52-6f0e-4a51-9b6a-0d8cc9e6a003".into(),
+        ..Default::default()
+    };
+    let first = releases.create_release(once.clone()).await.unwrap().into_inner();
+    assert_eq!(releases.create_release(once).await.unwrap().into_inner(), first);
+
     let yank = v1::YankReleaseRequest {
         name: "releases/hello@1.0.0".into(),
         message: "leaks".into(),

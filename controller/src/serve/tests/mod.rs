@@ -3,4 +3,5 @@
 mod agents;
 mod calls;
 mod enroll;
+mod logs;
 mod support;
