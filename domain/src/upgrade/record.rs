@@ -194,6 +194,9 @@ pub struct Passage {
     pub order: Accepted,
     /// The state it began from.
     pub from: ComponentState,
+    /// Whether the agent ran a process of it then; only what it ran before is started again by a rollback.
+    #[serde(default)]
+    pub ran: bool,
     /// Where it stands.
     pub phase: Phase,
     /// Since when it stands there.

@@ -52,7 +52,7 @@ impl Machine {
             }
             (StepKind::Inspect { .. }, Answer::Inspected(found)) => self.back_in_place(&found, now),
             (StepKind::Stop, _) => match to {
-                Some(digest) if self.record.started => self.perform(StepKind::Start { digest }),
+                Some(digest) if self.ran() => self.perform(StepKind::Start { digest }),
                 _ => self.rolled_back(now),
             },
             (StepKind::Start { .. }, _) => self.watch_old(now),
@@ -65,6 +65,10 @@ impl Machine {
             // An answer of another step: try the phase again from its beginning.
             _ => self.back_retry(Reason::new(ReasonCode::StageFailed), now),
         }
+    }
+
+    fn ran(&self) -> bool {
+        self.record.passage.as_ref().is_some_and(|passage| passage.ran)
     }
 
     fn back_digest(&self) -> Option<crate::digest::Digest> {
@@ -143,13 +147,12 @@ impl Machine {
     pub(super) fn rolled_back(&mut self, now: Time) {
         let Some(passage) = &self.record.passage else { return };
         let (from, goal) = (passage.from.clone(), passage.order.goal.state().clone());
+        let passage_ran = passage.ran;
         let Some(Back { to, why, blame }) = passage.back.clone() else { return };
         if blame {
             self.blame(&goal);
         }
-        if to.artifact().is_none() {
-            self.record.started = false;
-        }
+        self.record.started = passage_ran && to.artifact().is_some();
         let reason = if !to.same_content(&from) {
             let reason = Reason::new(ReasonCode::RolledBackFurther).with("from", &from);
             reason.with("older", &to).with("why", &why).with("cause", why.code)

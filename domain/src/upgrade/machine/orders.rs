@@ -177,6 +177,7 @@ impl Machine {
         }
         self.record.passage = Some(Passage {
             from: self.record.current.clone(),
+            ran: self.record.started,
             phase: Phase::Pending,
             since: now,
             deadline: now,

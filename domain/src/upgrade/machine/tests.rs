@@ -67,6 +67,18 @@ fn what_was_there_is_adopted_and_can_be_restored() {
 }
 
 #[test]
+fn what_the_agent_did_not_run_is_put_back_and_not_started() {
+    let mut node = Node::new(Some(digest(9)));
+    node.unhealthy.insert(digest(1));
+    node.send(Event::Order(Box::new(install(1, "u1", 1))));
+    assert_eq!(node.run("u1"), Outcome::RolledBack);
+    assert_eq!((node.installed, node.process.digest()), (Some(digest(9)), None));
+    node.crash();
+    while node.answer_one() {}
+    assert_eq!(node.process.digest(), None);
+}
+
+#[test]
 fn the_same_digest_is_current_already_unless_something_else_runs() {
     let mut node = Node::settled();
     node.send(Event::Order(Box::new(install(2, "u2", 1))));
