@@ -46,7 +46,7 @@ pub fn admit(record: &Record, policy: &Policy, offer: &Offer) -> Result<Admissio
     if [under_way, waiting].into_iter().flatten().any(|order| order.upgrade.as_ref() == Some(upgrade)) {
         return Ok(Admission::Continue);
     }
-    if record.last.as_ref().is_some_and(|last| last.upgrade.as_ref() == Some(upgrade)) {
+    if record.ended.contains(upgrade) {
         return Ok(Admission::NoChange);
     }
     if !desired.layers.is_empty() {

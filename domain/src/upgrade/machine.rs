@@ -37,6 +37,8 @@ const MAX_TRIES: u32 = 3;
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// How many failed digests are remembered; the oldest is forgotten first.
 const MAX_FAILED: usize = 64;
+/// How many ended upgrades are remembered.
+const MAX_ENDED: usize = 32;
 
 /// One component: its record, and what is known of it only while the agent runs.
 #[derive(Clone, Debug, PartialEq)]
@@ -370,6 +372,9 @@ impl Machine {
         self.record.last = Some(last);
         self.effects.push(Effect::Inventory);
         let Some(upgrade) = ended.upgrade else { return };
+        self.record.ended.push(upgrade.clone());
+        let surplus = self.record.ended.len().saturating_sub(MAX_ENDED);
+        self.record.ended.drain(..surplus);
         let report = UpgradeReport {
             upgrade,
             component: self.record.component.clone(),

@@ -74,6 +74,9 @@ pub struct Record {
     pub next: Option<Accepted>,
     /// The upgrade that ended last.
     pub last: Option<Finished>,
+    /// The last upgrades that ended here, oldest first: none of them begins again.
+    #[serde(default)]
+    pub ended: Vec<UpgradeId>,
     /// Reports that the controller has not acknowledged.
     #[serde(default)]
     pub outbox: Outbox,
@@ -99,6 +102,7 @@ impl Record {
             passage: None,
             next: None,
             last: None,
+            ended: Vec::new(),
             outbox: Outbox::default(),
         }
     }

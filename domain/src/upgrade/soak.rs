@@ -83,10 +83,12 @@ impl Watch {
     pub fn wake_at(&self) -> Time {
         let probe = self.counts.iter().map(|count| count.due).min();
         let end = match self.healthy {
-            Some(healthy) => healthy.after(self.soak),
-            None => self.begun.after(self.limit),
+            // While a probe fails, only the next answers of the probes can change anything.
+            Some(_) if self.failing() => None,
+            Some(healthy) => Some(healthy.after(self.soak)),
+            None => Some(self.begun.after(self.limit)),
         };
-        probe.map_or(end, |due| due.min(end))
+        probe.into_iter().chain(end).min().unwrap_or(self.begun)
     }
 
     /// Takes in one run of a probe.
@@ -146,6 +148,11 @@ impl Watch {
             self.problem = format!("the process ended with {exit}");
             self.counts.iter_mut().for_each(|count| count.passes = 0);
         }
+    }
+
+    fn failing(&self) -> bool {
+        let mut failures = self.counts.iter().map(|count| count.failures > 0);
+        if self.any { failures.all(|fails| fails) } else { failures.any(|fails| fails) }
     }
 
     /// What it has come to by `now`.

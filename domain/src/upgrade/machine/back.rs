@@ -184,16 +184,24 @@ impl Machine {
         let not_after = passage.order.not_after.filter(|_| passage.phase == Phase::Pending);
         if passage.end.is_some() {
             if passage.deadline <= now {
-                self.ready = true;
+                self.unready();
                 self.finish(now);
             }
         } else if passage.deadline <= now || not_after.is_some_and(|limit| limit <= now) {
-            self.ready = true;
+            self.unready();
             self.timed_out(now);
         } else if retry && self.ready && passage.phase == Phase::RollingBack {
             self.back_begin();
         } else if self.ready {
             self.watch_on(now);
+        }
+    }
+
+    /// An inspection that does not answer is not waited for beyond the deadline.
+    fn unready(&mut self) {
+        if !self.ready {
+            self.abort();
+            self.ready = true;
         }
     }
 

@@ -113,12 +113,18 @@ impl Machine {
                 }
                 self.watch_on(now);
             }
-            (StepKind::Inspect { .. }, Answer::Inspected(found)) => self.prove(&found, now),
+            (StepKind::Inspect { .. }, Answer::Inspected(found)) if self.in_phase(Phase::Committing) => {
+                self.prove(&found, now);
+            }
             (kind, _) => {
                 let reason = Reason::new(ReasonCode::StageFailed).with("operation", kind.as_str());
                 self.give_up(reason.with("problem", "the executor gave another step's answer"), false, now);
             }
         }
+    }
+
+    fn in_phase(&self, phase: Phase) -> bool {
+        self.record.passage.as_ref().is_some_and(|passage| passage.phase == phase)
     }
 
     fn start_new(&mut self, now: Time) {

@@ -56,7 +56,7 @@ impl Machine {
             answered = answered || waiting.upgrade == named;
             self.report_end(Ended::unbegun(&waiting), Outcome::Cancelled, cancelled(), None, now);
         }
-        answered = answered || self.record.last.as_ref().is_some_and(|last| last.upgrade == named);
+        answered = answered || named.as_ref().is_some_and(|named| self.record.ended.contains(named));
         if !answered {
             // It never came here; the controller still waits for its end.
             let (upgrade, generation) = (named, desired.generation);

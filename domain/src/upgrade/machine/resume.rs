@@ -16,12 +16,16 @@ impl Machine {
     /// The agent has started: look before anything is touched.
     pub(super) fn started(&mut self, now: Time) {
         let policy = &self.policy;
-        if let Some(passage) = &mut self.record.passage
-            && passage.phase != Phase::Pending
-            && passage.held.is_none()
-        {
-            // The time in which no agent ran is nobody's fault.
-            passage.deadline = now.after(policy.limit(passage.phase, policy.soak_for(passage.order.soak)));
+        if let Some(passage) = &mut self.record.passage {
+            // The time in which no agent ran is nobody's fault; waiting for an order goes on as it was.
+            let soak = policy.soak_for(passage.order.soak);
+            let limit = match (passage.phase, passage.held) {
+                (Phase::Activating | Phase::Probing | Phase::Committing, Some(_)) => policy.deadlines.staged,
+                (phase, _) => policy.limit(phase, soak),
+            };
+            if passage.phase != Phase::Pending && (passage.held.is_none() || passage.touched) {
+                passage.deadline = now.after(limit);
+            }
         }
         self.inspect(false);
     }

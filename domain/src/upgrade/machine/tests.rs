@@ -124,6 +124,18 @@ fn a_cancel_for_an_upgrade_that_never_came_is_answered() {
 }
 
 #[test]
+fn an_upgrade_that_ended_while_it_waited_does_not_begin_later() {
+    let mut node = Node::settled();
+    node.send(Event::Order(Box::new(install(2, "u2", 2))));
+    node.send(Event::Order(Box::new(install(3, "u3", 3))));
+    node.send(Event::Order(Box::new(offer(4, "u3", Target::Stay))));
+    assert_eq!(node.run("u2"), Outcome::Superseded);
+    node.send(Event::Order(Box::new(install(5, "u3", 3))));
+    assert_eq!(node.outcome("u3"), Some(Outcome::Cancelled));
+    assert!(node.machine.record().passage.is_none());
+}
+
+#[test]
 fn a_newer_order_supersedes_before_the_switch_and_waits_after_it() {
     let mut node = Node::settled();
     node.send(Event::Order(Box::new(install(2, "u2", 2))));
