@@ -195,7 +195,7 @@ pub struct Failure {
     /// The cause.
     pub reason: Reason,
     /// What the process left behind, where one was concerned.
-    pub evidence: Option<Evidence>,
+    pub evidence: Option<Box<Evidence>>,
 }
 
 impl From<Reason> for Failure {

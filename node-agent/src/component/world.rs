@@ -69,7 +69,7 @@ impl Node {
     }
 
     async fn failure(&self, reason: Reason) -> Failure {
-        Failure { reason, evidence: Some(self.evidence().await) }
+        Failure { reason, evidence: Some(Box::new(self.evidence().await)) }
     }
 }
 

@@ -58,7 +58,7 @@ impl Policy {
         let trust =
             self.trust(&host).ok_or_else(|| refuse("its host is not in the configured list of hosts"))?;
         if let Some(address) = literal(&host) {
-            self.permit_address(address, trust).map_err(|problem| refuse(problem))?;
+            self.permit_address(address, trust).map_err(refuse)?;
         }
         Ok(Permitted { url, trust })
     }

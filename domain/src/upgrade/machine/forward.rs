@@ -147,7 +147,7 @@ impl Machine {
     }
 
     fn forward_failed(&mut self, kind: &StepKind, failure: Failure, now: Time) {
-        self.keep_evidence(failure.evidence);
+        self.keep_evidence(failure.evidence.map(|evidence| *evidence));
         let blame = matches!(kind, StepKind::Start { .. }) && failure.reason.code == ReasonCode::StartFailed;
         self.give_up(failure.reason, blame, now);
     }
