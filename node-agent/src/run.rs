@@ -136,7 +136,6 @@ impl Agent {
 
     /// Ends a component's actor, not its process.
     async fn stop(&mut self, component: &ComponentId) {
-        self.handles.remove(component);
         if let Some(actor) = self.actors.remove(component) {
             actor.shutdown.cancel();
             // A task that panicked has ended too.
@@ -209,6 +208,7 @@ impl Agent {
             self.actors.keys().filter(|name| config.component(name).is_none()).cloned().collect();
         for component in gone {
             tracing::info!(%component, "component left the configuration; what runs is left alone");
+            self.handles.remove(&component);
             self.stop(&component).await;
         }
         for component in &config.components {

@@ -1,6 +1,6 @@
 //! Orders on their way to the components: in order for each component, and no component waits for another.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use tokio::{sync::mpsc, task::JoinSet};
 use upfleet_api::{
@@ -10,11 +10,14 @@ use upfleet_api::{
 use upfleet_domain::{
     id::{ComponentId, UpgradeId},
     order::Generation,
-    reason::Reason,
+    reason::{Reason, ReasonCode},
 };
 
 use super::session::Sender;
 use crate::component::{Acked, Handle, Handles, ManifestBytes, Nacked};
+
+/// The wait before a component whose actor was just ending is asked again.
+const WHILE_ENDING: Duration = Duration::from_millis(100);
 
 enum Work {
     Order(Box<Order>),
@@ -83,17 +86,27 @@ impl Orders {
 }
 
 async fn serve(first: Handle, handles: Handles, mut work: mpsc::UnboundedReceiver<Work>, sender: Sender) {
+    // Taken anew each time: a reload of the configuration may have replaced it.
+    let handle = || handles.get(first.component()).unwrap_or_else(|_| first.clone());
     while let Some(work) = work.recv().await {
-        // Taken anew each time: a reload of the configuration may have replaced it.
-        let handle = handles.get(first.component()).unwrap_or_else(|_| first.clone());
         match work {
-            Work::Recorded(upgrade, sequence) => handle.report_acked(upgrade, sequence).await,
-            Work::Order(order) => sender.send(answer(&handle, *order).await).await,
+            Work::Recorded(upgrade, sequence) => handle().report_acked(upgrade, sequence).await,
+            Work::Order(order) => {
+                let answer = loop {
+                    match answer(&handle(), (*order).clone()).await {
+                        Some(answer) => break answer,
+                        None => tokio::time::sleep(WHILE_ENDING).await,
+                    }
+                };
+                sender.send(answer).await;
+            }
         }
     }
 }
 
-async fn answer(handle: &Handle, order: Order) -> Message {
+/// The answer to an order; `None` where the component's actor is just ending. That is no refusal: its successor
+/// is asked, or the next agent.
+async fn answer(handle: &Handle, order: Order) -> Option<Message> {
     let manifest = order
         .manifest
         .map(|manifest| ManifestBytes { bytes: manifest.bytes, signatures: manifest.signatures });
@@ -101,11 +114,12 @@ async fn answer(handle: &Handle, order: Order) -> Message {
     match handle.order(order.desired, manifest, order.hold).await {
         Ok(Acked { generation: Generation { epoch, number: generation } }) => {
             tracing::info!(component, generation, "order accepted");
-            Message::Ack(v1::DesiredStateAck { component, epoch, generation })
+            Some(Message::Ack(v1::DesiredStateAck { component, epoch, generation }))
         }
+        Err(Nacked { reason, .. }) if reason.code == ReasonCode::AgentEnding => None,
         Err(Nacked { generation, reason, kept, upgrade }) => {
             tracing::warn!(component, generation = generation.number, %reason, "order refused");
-            Message::Nack(v1::DesiredStateNack {
+            Some(Message::Nack(v1::DesiredStateNack {
                 component,
                 epoch: generation.epoch,
                 generation: generation.number,
@@ -113,7 +127,7 @@ async fn answer(handle: &Handle, order: Order) -> Message {
                 kept_epoch: kept.epoch,
                 kept_generation: kept.number,
                 upgrade: upgrade.map(|upgrade| upgrade.to_string()).unwrap_or_default(),
-            })
+            }))
         }
     }
 }
