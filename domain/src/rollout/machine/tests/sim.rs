@@ -85,7 +85,7 @@ impl Node {
             sequence: next,
             generation: self.seen,
             state,
-            reason: Reason::new(reason),
+            reason: Reason::new(reason).with("from", "1").with("why", "its probe failed"),
             time: now,
             from: None,
             current: Some(self.installed.clone()),

@@ -1,0 +1,280 @@
+//! Agents that do what agents do, through the store as sessions would.
+
+use std::collections::BTreeMap;
+
+use upfleet_domain::{
+    digest::Digest,
+    order::{DesiredState, Generation, Target},
+    reason::Reason,
+    release::{ArtifactRef, FORMAT, Kind, Manifest, Platform},
+    report::{ComponentInventory, UpgradeReport},
+    rollout::Rollout,
+    state::ReleaseRef,
+    time::Time,
+    upgrade::{Phase, UpgradeState},
+};
+
+use super::*;
+use crate::store::{
+    Change, Expected, NodeRecord, NodeState, ReleaseRecord, SessionRecord, sqlite::SqliteStore,
+};
+
+/// What becomes of a node's upgrade.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Fate {
+    Good,
+    Bad,
+}
+
+/// What the agents did.
+#[derive(Default)]
+pub struct Agents {
+    down: AtomicUsize,
+    most: AtomicUsize,
+    swaps: Mutex<BTreeMap<NodeId, Vec<UpgradeId>>>,
+    installed: Mutex<BTreeMap<NodeId, ComponentState>>,
+}
+
+impl Agents {
+    pub fn most_down(&self) -> usize {
+        self.most.load(Ordering::SeqCst)
+    }
+
+    pub fn swaps(&self) -> BTreeMap<NodeId, Vec<UpgradeId>> {
+        lock(&self.swaps).clone()
+    }
+
+    pub fn installed(&self) -> BTreeMap<NodeId, ComponentState> {
+        lock(&self.installed).clone()
+    }
+}
+
+pub struct World {
+    pub store: Arc<dyn Store>,
+    pub clock: Clock,
+    pub rollouts: Rollouts,
+    pub agents: Arc<Agents>,
+    stop: CancellationToken,
+    _dir: tempfile::TempDir,
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+fn platform() -> Platform {
+    Platform { os: "linux".into(), arch: "amd64".into() }
+}
+
+fn manifest() -> Manifest {
+    let sha256 = Digest::of(b"2.0.0");
+    let artifact =
+        ArtifactRef { platform: platform(), sha256, md5: None, size: 1, sources: vec![], encodings: vec![] };
+    Manifest {
+        format: FORMAT,
+        component: "web".parse().unwrap(),
+        version: "2.0.0".parse().unwrap(),
+        sequence: 2,
+        kind: Kind::Binary,
+        notes: String::new(),
+        artifacts: vec![artifact],
+    }
+}
+
+pub fn old() -> ComponentState {
+    ComponentState::unmanaged(Digest::of(b"1.0.0"))
+}
+
+pub fn new() -> ComponentState {
+    let manifest = manifest();
+    ComponentState::release(ReleaseRef {
+        component: manifest.component.clone(),
+        version: manifest.version.clone(),
+        sequence: 2,
+        manifest: Digest::of(&manifest.to_bytes()),
+        artifact: manifest.artifacts[0].sha256,
+    })
+}
+
+fn release() -> Change {
+    let manifest = manifest();
+    let bytes = manifest.to_bytes();
+    Change::CreateRelease(ReleaseRecord {
+        component: manifest.component,
+        version: manifest.version,
+        sequence: 2,
+        digest: Digest::of(&bytes),
+        manifest: bytes,
+        signatures: vec![],
+        kind: Kind::Binary,
+        notes: String::new(),
+        artifacts: manifest.artifacts,
+        created: Time(1),
+        creator: "users/ci".into(),
+        yanked: None,
+    })
+}
+
+fn inventory() -> ComponentInventory {
+    ComponentInventory {
+        component: "web".parse().unwrap(),
+        current: old(),
+        previous: None,
+        kept: vec![],
+        kept_digests: vec![],
+        running: None,
+        healthy: true,
+        hold: None,
+        drift: None,
+        generation: Generation::default(),
+        hold_generation: 0,
+        upgrade: None,
+        upgrade_state: None,
+        run_mode: "supervised".into(),
+        pid: None,
+        changed: None,
+        changer: "controller".into(),
+        failed: vec![],
+    }
+}
+
+fn node(id: &NodeId) -> Vec<Change> {
+    let record = NodeRecord {
+        id: id.clone(),
+        uid: id.to_string(),
+        labels: BTreeMap::new(),
+        state: NodeState::Active,
+        reason: None,
+        platform: Some(platform()),
+        facts: BTreeMap::new(),
+        created: Time(1),
+        cert_expires: None,
+        session: None,
+        last_seen: None,
+        revision: 0,
+    };
+    let session = SessionRecord { instance_id: "i".into(), boot_id: "b".into(), since: Time(1) };
+    vec![
+        Change::PutNode { node: record, expected: Expected::Absent },
+        Change::OpenSession { node: id.clone(), session, platform: Some(platform()), facts: BTreeMap::new() },
+        Change::PutComponent { node: id.clone(), inventory: inventory(), changed: None },
+    ]
+}
+
+impl World {
+    pub async fn new(fates: &[Fate]) -> Self {
+        // On disk: a store in memory goes with its one connection, which a killed reader takes along.
+        let dir = tempfile::tempdir().unwrap();
+        let store: Arc<dyn Store> = Arc::new(SqliteStore::open(dir.path()).await.unwrap());
+        let clock = Clock::System;
+        let (agents, stop) = (Arc::new(Agents::default()), CancellationToken::new());
+        store.commit(vec![release()]).await.unwrap();
+        for (index, fate) in fates.iter().enumerate() {
+            let id: NodeId = format!("n{index:02}").parse().unwrap();
+            store.commit(node(&id)).await.unwrap();
+            lock(&agents.installed).insert(id.clone(), old());
+            let agent = Agent { store: store.clone(), agents: agents.clone(), id, fate: *fate, sequence: 0 };
+            tokio::spawn(stop.clone().run_until_cancelled_owned(agent.run()));
+        }
+        let rollouts = Rollouts::new(store.clone(), clock.clone());
+        Self { store, clock, rollouts, agents, stop, _dir: dir }
+    }
+
+    /// Waits for a rollout's state.
+    pub async fn until(&self, id: &RolloutId, wanted: impl Fn(State) -> bool) -> Rollout {
+        let mut notices = self.store.subscribe();
+        let reached = async {
+            loop {
+                let rollout = self.rollouts.rollout(id).await.unwrap();
+                if wanted(rollout.state) {
+                    return rollout;
+                }
+                let _ = tokio::time::timeout(Duration::from_secs(1), notices.recv()).await;
+            }
+        };
+        match tokio::time::timeout(Duration::from_secs(60), reached).await {
+            Ok(rollout) => rollout,
+            Err(_) => panic!("still {:?}", self.rollouts.rollout(id).await),
+        }
+    }
+}
+
+struct Agent {
+    store: Arc<dyn Store>,
+    agents: Arc<Agents>,
+    id: NodeId,
+    fate: Fate,
+    sequence: u64,
+}
+
+impl Agent {
+    async fn run(mut self) {
+        let mut notices = self.store.subscribe();
+        let mut seen = Generation::default();
+        let mut last = None;
+        loop {
+            let desired = self.store.desired(&self.id).await.unwrap().pop().and_then(|row| row.desired);
+            match desired.filter(|desired| desired.generation > seen) {
+                Some(desired) => {
+                    seen = desired.generation;
+                    if desired.upgrade.is_some() && desired.upgrade != last {
+                        last.clone_from(&desired.upgrade);
+                        self.obey(&desired).await;
+                    }
+                }
+                None => {
+                    let _ = tokio::time::timeout(Duration::from_secs(1), notices.recv()).await;
+                }
+            }
+        }
+    }
+
+    async fn obey(&mut self, desired: &DesiredState) {
+        self.sequence = 0;
+        let from = lock(&self.agents.installed)[&self.id].clone();
+        let to = match &desired.target {
+            Target::Install(release) => ComponentState::release(release.clone()),
+            Target::Restore(state) => state.clone(),
+            Target::Stay => return self.say(desired, UpgradeState::Ended(Outcome::Cancelled)).await,
+        };
+        for phase in [Phase::Preflight, Phase::Fetching, Phase::Staged] {
+            self.say(desired, UpgradeState::Active(phase)).await;
+        }
+        let down = self.agents.down.fetch_add(1, Ordering::SeqCst) + 1;
+        self.agents.most.fetch_max(down, Ordering::SeqCst);
+        let id = desired.upgrade.clone().unwrap();
+        lock(&self.agents.swaps).entry(self.id.clone()).or_default().push(id);
+        lock(&self.agents.installed).insert(self.id.clone(), to.clone());
+        self.say(desired, UpgradeState::Active(Phase::Activating)).await;
+        self.say(desired, UpgradeState::Active(Phase::Probing)).await;
+        let bad = self.fate == Fate::Bad && to == new();
+        if bad {
+            self.say(desired, UpgradeState::Active(Phase::RollingBack)).await;
+            lock(&self.agents.installed).insert(self.id.clone(), from);
+        }
+        self.agents.down.fetch_sub(1, Ordering::SeqCst);
+        let outcome = if bad { Outcome::RolledBack } else { Outcome::Succeeded };
+        self.say(desired, UpgradeState::Ended(outcome)).await;
+    }
+
+    async fn say(&mut self, desired: &DesiredState, state: UpgradeState) {
+        self.sequence += 1;
+        let report = UpgradeReport {
+            upgrade: desired.upgrade.clone().unwrap(),
+            component: desired.component.clone(),
+            sequence: self.sequence,
+            generation: desired.generation,
+            state,
+            reason: Reason::new(ReasonCode::Checking),
+            time: Time(1),
+            from: None,
+            current: Some(lock(&self.agents.installed)[&self.id].clone()),
+            running: None,
+            evidence: None,
+        };
+        let change = Change::RecordReport { node: self.id.clone(), report: Box::new(report), time: Time(1) };
+        self.store.commit(vec![change]).await.unwrap();
+    }
+}
