@@ -75,7 +75,8 @@ impl Driver {
             tokio::select! {
                 () = self.shared.stop.cancelled() => return,
                 () = self.wake.notify.notified() => {}
-                () = tokio::time::sleep(sleep) => {}
+                // Whoever slept long looks at all nodes again: what only time makes sure gives no notice.
+                () = tokio::time::sleep(sleep) => lock(&self.wake.nodes).all |= sleep >= LONGEST_SLEEP,
             }
         }
     }
@@ -100,14 +101,14 @@ impl Driver {
         }
         let some: Vec<NodeId> = nodes.some.into_iter().collect();
         let look = if nodes.all { None } else { Some(&some[..]) };
-        let mut events = load::presences(store, &loaded.machine, look, shared.began).await?;
+        let now = shared.clock.now();
+        let mut events = load::presences(store, &loaded.machine, look, shared.began, now).await?;
         events.extend(self.linked(&loaded).await?);
         if loaded.machine.rollout.state == State::Planned {
             let actor = loaded.machine.rollout.creator.clone();
             events.push(Event::Start(By { actor, message: String::new() }));
         }
         events.push(Event::Tick);
-        let now = shared.clock.now();
         let stored = match commit::step(store, &mut loaded, events, |_| Vec::new(), now).await {
             Ok(stored) => stored,
             Err(Failed::Store(error)) => return Err(error),

@@ -1,8 +1,11 @@
 //! From the store to the machine: a rollout with its upgrades, and what is known of its nodes.
 
+use std::time::Duration;
+
 use upfleet_domain::{
     id::{NodeId, RolloutId},
-    report::ComponentInventory,
+    reason::{Reason, ReasonCode},
+    report::{ComponentInventory, UpgradeReport},
     rollout::{
         NodeUpgrade,
         event::{Event, Presence},
@@ -10,7 +13,7 @@ use upfleet_domain::{
     },
     state::Base,
     time::Time,
-    upgrade::UpgradeState,
+    upgrade::{Outcome, UpgradeState},
 };
 
 use crate::store::{ComponentRecord, NodeRecord, NodeState, Page, Result, RolloutRecord, Store};
@@ -80,6 +83,47 @@ pub(super) fn presence(
     new.then(|| Event::Presence { node: upgrade.node.clone(), presence })
 }
 
+/// How long an agent has after connecting to say again what was not acknowledged.
+const RESEND: Duration = Duration::from_secs(30);
+
+/// An end that only the inventory tells: its report was acknowledged to a store that a restore has replaced.
+fn told_by_inventory(
+    upgrade: &NodeUpgrade,
+    node: &NodeRecord,
+    component: &ComponentRecord,
+    now: Time,
+) -> Option<Event> {
+    let inventory = &component.inventory;
+    let outcome = inventory.upgrade_state?.outcome()?;
+    let settled = node.session.as_ref().is_some_and(|session| session.since.after(RESEND) <= now);
+    let ours = upgrade.in_flight() && inventory.upgrade == upgrade.id && settled;
+    let digest = inventory.current.artifact().map_or_else(|| "nothing".to_owned(), |digest| digest.short());
+    let reason = match outcome {
+        Outcome::Succeeded => Reason::new(ReasonCode::Healthy).with("digest", digest),
+        Outcome::AlreadyCurrent => Reason::new(ReasonCode::AlreadyCurrent).with("digest", digest),
+        Outcome::RolledBack => Reason::new(ReasonCode::RolledBack)
+            .with("from", &inventory.current)
+            .with("why", "the report of it was lost with the store"),
+        other => Reason::new(ReasonCode::Other)
+            .with("code", other)
+            .with("message", "known from the inventory; the report of it was lost with the store"),
+    };
+    let report = UpgradeReport {
+        upgrade: upgrade.id.clone()?,
+        component: inventory.component.clone(),
+        sequence: upgrade.sequence + 1,
+        generation: inventory.generation,
+        state: UpgradeState::Ended(outcome),
+        reason,
+        time: now,
+        from: None,
+        current: Some(inventory.current.clone()),
+        running: inventory.running,
+        evidence: None,
+    };
+    ours.then(|| Event::Report { node: upgrade.node.clone(), report: Box::new(report) })
+}
+
 fn is_stale(upgrade: &NodeUpgrade, inventory: &ComponentInventory) -> bool {
     let ended = upgrade.state.outcome().is_some() && upgrade.attempt > 0;
     let same = inventory.upgrade.is_some() && inventory.upgrade == upgrade.id;
@@ -93,6 +137,7 @@ pub(super) async fn presences(
     machine: &Machine,
     nodes: Option<&[NodeId]>,
     began: Time,
+    now: Time,
 ) -> Result<Vec<Event>> {
     let component = &machine.rollout.spec.component;
     let mut events = Vec::new();
@@ -102,6 +147,9 @@ pub(super) async fn presences(
             let components = store.components(&upgrade.node).await?;
             let component = components.iter().find(|record| record.component() == component);
             events.extend(presence(upgrade, node.as_ref(), component, began));
+            events.extend(
+                node.as_ref().zip(component).and_then(|(n, c)| told_by_inventory(upgrade, n, c, now)),
+            );
         }
         return Ok(events);
     }
@@ -112,7 +160,9 @@ pub(super) async fn presences(
         let node =
             records.binary_search_by(|record| record.id.cmp(&upgrade.node)).ok().map(|at| &records[at]);
         let component = components.binary_search_by(|record| record.node.cmp(&upgrade.node));
-        events.extend(presence(upgrade, node, component.ok().map(|at| &components[at]), began));
+        let component = component.ok().map(|at| &components[at]);
+        events.extend(presence(upgrade, node, component, began));
+        events.extend(node.zip(component).and_then(|(n, c)| told_by_inventory(upgrade, n, c, now)));
     }
     Ok(events)
 }

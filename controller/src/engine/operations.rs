@@ -217,11 +217,11 @@ impl Rollouts {
             let by = By { actor: caller.to_string(), message: command.message.to_owned() };
             let event = event(by.clone());
             self.check_free(&loaded, &event).await?;
-            let look = load::presences(store, &loaded.machine, None, self.began);
+            let now = self.clock.now();
+            let look = load::presences(store, &loaded.machine, None, self.began, now);
             let mut events = look.await.map_err(internal)?;
             events.push(event);
             let before = serde_json::json!({ "state": loaded.machine.rollout.state });
-            let now = self.clock.now();
             let record = |machine: &Machine| {
                 let after = serde_json::json!({ "state": machine.rollout.state, "message": by.message });
                 let action = format!("rollout.{}", command.action);

@@ -344,6 +344,11 @@ impl World {
         }
     }
 
+    /// A restore: what was not delivered yet never will be.
+    pub(crate) fn forget_orders(&mut self) {
+        self.nodes.values_mut().for_each(|node| node.desired = None);
+    }
+
     fn assert_bound(&self) {
         let down = self.nodes.values().filter(|node| node.unavailable()).count();
         let limit = self.machine.rollout.max_unavailable;
