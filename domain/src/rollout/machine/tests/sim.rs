@@ -232,7 +232,7 @@ impl World {
         for (index, wave) in spec.policy.waves.iter().enumerate() {
             let last = index + 1 == spec.policy.waves.len();
             let end = if last { fates.len() } else { (start + wave.size.of(fates.len())).min(fates.len()) };
-            for number in start..end {
+            for (number, fate) in fates.iter().enumerate().take(end).skip(start) {
                 let node: NodeId = format!("n{number:02}").parse().unwrap();
                 let (from, to) = (state("1"), state("2"));
                 plan.upgrades.push(PlannedUpgrade {
@@ -242,7 +242,7 @@ impl World {
                     wave: index,
                     online: true,
                 });
-                nodes.insert(node, node_of(fates[number]));
+                nodes.insert(node, node_of(*fate));
             }
             start = end;
         }
