@@ -40,8 +40,8 @@ pub(super) const OTHERS: [Version; 3] = [
     Version {
         version: "1.3.0",
         behaviour: "unhealthy-after",
-        seconds: "1",
-        about: "healthy for a second, then 503",
+        seconds: "0.5",
+        about: "healthy for half a second, then 503",
         notes: "greetings from a table",
     },
 ];

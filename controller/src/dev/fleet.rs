@@ -297,8 +297,8 @@ impl Fleet {
         Ok(root)
     }
 
-    /// Waits until every agent has said what it runs, then makes the first release of it: nothing is restarted,
-    /// because every node proves by digest that it runs that release already.
+    /// Waits until every agent has said what it has, then rolls the first release out to all at once: its bytes
+    /// are in place already, so that nothing is fetched and the service is only started and watched.
     async fn adopt_first(&self, client: &Client) -> Result<()> {
         self.wait_for_nodes(client, |node| {
             node.online && node.components.iter().any(|c| c.pid != 0 && c.healthy)
@@ -328,8 +328,8 @@ impl Fleet {
         let name = created.rollout.unwrap_or_default().name;
         client.rollouts().start_rollout(v1::StartRolloutRequest { name, etag: String::new() }).await?;
         self.wait_for_nodes(client, |node| {
-            let state = node.components.first().and_then(|component| component.current.as_ref());
-            render::component_state(state) == FIRST.version
+            let Some(component) = node.components.first() else { return false };
+            component.pid != 0 && render::component_state(component.current.as_ref()) == FIRST.version
         })
         .await
     }
@@ -430,13 +430,13 @@ stop_timeout = "2s"
 [[component.probe]]
 type = "http"
 url = "http://127.0.0.1:{port}/healthz"
-interval = "200ms"
+interval = "100ms"
 timeout = "1s"
 successes = 2
 failures = 2
 
 [component.health]
-soak = "2s"
+soak = "1s"
 start_deadline = "10s"
 "#
     )
