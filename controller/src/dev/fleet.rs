@@ -301,7 +301,7 @@ impl Fleet {
     /// are in place already, so that nothing is fetched and the service is only started and watched.
     async fn adopt_first(&self, client: &Client) -> Result<()> {
         self.wait_for_nodes(client, |node| {
-            node.online && node.components.iter().any(|c| c.pid != 0 && c.healthy)
+            node.online && node.components.iter().any(|c| c.current.is_some())
         })
         .await?;
         let all = v1::NodeCount { value: Some(v1::node_count::Value::Percent(100)) };

@@ -45,11 +45,11 @@ fn state(version: &str, sequence: u64) -> ComponentState {
 fn inventory(current: ComponentState) -> ComponentInventory {
     ComponentInventory {
         component: "web".parse().unwrap(),
+        running: current.artifact(),
         current,
         previous: None,
         kept: vec![],
         kept_digests: vec![],
-        running: None,
         healthy: true,
         hold: None,
         drift: None,
@@ -131,7 +131,7 @@ fn each_node_left_out_has_its_reason() {
     check_excluded(&install, R::PlatformMismatch, of_node(|n| n.platform = Some(arm)));
     let held = Reason::new(R::HeldByOperator).with("actor", "anna").with("message", "wait");
     check_excluded(&install, R::HeldByOperator, of_inventory(|i| i.hold = Some(held)));
-    check_excluded(&install, R::AlreadyCurrent, of_inventory(|i| i.current = state("2.0.0", 2)));
+    check_excluded(&install, R::AlreadyCurrent, of_inventory(|i| *i = inventory(state("2.0.0", 2))));
     check_excluded(&install, R::FailedDigest, of_inventory(|i| i.failed.push(Digest::of(b"2.0.0"))));
     check_excluded(&install, R::DowngradeRefused, of_inventory(|i| i.current = state("3.0.0", 3)));
     check_excluded(&install, R::ReleaseQuarantined, |fleet| {
@@ -143,6 +143,19 @@ fn each_node_left_out_has_its_reason() {
     check_excluded(&restore(Restore::Release("1.0.0".parse().unwrap())), R::AlreadyCurrent, |_| ());
     let rollout = "r-1".parse().unwrap();
     check_excluded(&restore(Restore::BeforeRollout(rollout)), R::NotChangedByRollout, |_| ());
+}
+
+#[test]
+fn what_does_not_run_or_has_another_name_is_ordered() {
+    let check = |change: fn(&mut ComponentInventory)| {
+        let mut fleet = fleet(vec![node("a")]);
+        let found = fleet.nodes[0].component.as_mut().unwrap();
+        *found = inventory(state("2.0.0", 2));
+        change(found);
+        assert_eq!(plan(&installing(), &fleet).unwrap().upgrades.len(), 1);
+    };
+    check(|found| found.running = None);
+    check(|found| found.current = ComponentState::unmanaged(found.current.artifact().unwrap()));
 }
 
 #[test]
