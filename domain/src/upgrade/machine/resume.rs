@@ -47,6 +47,8 @@ impl Machine {
         let Some(passage) = &self.record.passage else {
             self.notice(&found, now);
             self.start_recorded(&found);
+            // Whether it is healthy is said at once, not only when it is looked at next.
+            self.look();
             return;
         };
         if !self.policy.exclusive_with.is_empty() && passage.phase != Phase::Pending {
