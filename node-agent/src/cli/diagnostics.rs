@@ -63,9 +63,11 @@ impl Diagnostics {
                 }
                 copy_journals(&config.state_dir, &out)?;
                 for component in &config.components {
-                    let log = shim_dir(&config.state_dir, &component.name).join("log");
-                    if let Some(text) = tail(&log) {
-                        put(&format!("{}.log", component.name), &text)?;
+                    let shim = shim_dir(&config.state_dir, &component.name);
+                    for log in ["output.log", "shim.log"] {
+                        if let Some(text) = tail(&shim.join(log)) {
+                            put(&format!("{}-{log}", component.name), &text)?;
+                        }
                     }
                 }
             }

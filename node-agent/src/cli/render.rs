@@ -27,7 +27,10 @@ pub(super) fn status(status: &Status, now: Time) -> String {
         };
     }
     if status.components.is_empty() {
-        text.push_str("\nNo components. Declare one in agent.toml or conf.d/*.toml.\n");
+        text.push_str(match status.pid {
+            Some(_) => "\nNo components. Declare one in agent.toml or conf.d/*.toml.\n",
+            None => "\nNo journals yet. Start the agent: upfleet-agent run\n",
+        });
         return text;
     }
     text.push('\n');
@@ -64,6 +67,7 @@ fn table(text: &mut String, status: &Status, now: Time) {
 fn row(component: &ComponentStatus, running: bool, now: Time) -> [String; 6] {
     let inventory = &component.inventory;
     let health = match (running, inventory.healthy, inventory.pid) {
+        _ if inventory.current == ComponentState::absent() => "-".to_owned(),
         (false, ..) => "unknown".to_owned(),
         (true, true, Some(pid)) => format!("healthy, pid {pid}"),
         (true, true, None) => "healthy".to_owned(),
@@ -179,6 +183,6 @@ web        unmanaged@2d711642b726 (was absent)  2d711642b726  healthy, pid 42  1
             Status { node: None, agent_version: "0.1.0".into(), pid: None, link: None, components: vec![] };
         let shown = status(&bare, Time(0));
         assert!(shown.contains("not enrolled") && shown.contains("not running"), "{shown}");
-        assert!(shown.contains("Declare one"), "{shown}");
+        assert!(shown.contains("upfleet-agent run"), "{shown}");
     }
 }

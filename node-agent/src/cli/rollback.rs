@@ -37,7 +37,7 @@ impl Rollback {
     pub(super) fn run(self, global: &Global) -> Done {
         debug_assert!(self.local, "the parser demands it");
         let config = super::load(global)?;
-        let before = self.look(&config)?;
+        let (node, before) = self.look(&config)?;
         let (component, to, message) = (self.component.clone(), self.to.clone(), self.message.clone());
         match local::call(&config.run_dir, Request::RollBack { component, to, message }) {
             Ok(Answer::RollingBack) => {}
@@ -51,7 +51,7 @@ impl Rollback {
             Ok(Answer::Status(_)) => return Err(LocalError::Version.into()),
             Err(error) => return Err(unreachable(error)),
         }
-        println!("Rolling {} back; it is held until: upfleet node release NODE {0}", self.component);
+        println!("Rolling {} back; it is held until: upfleet node release {node} {0}", self.component);
         self.wait(&config, &before)
     }
 
@@ -59,7 +59,7 @@ impl Rollback {
         let deadline = Instant::now() + self.timeout;
         while Instant::now() < deadline {
             thread::sleep(LOOK);
-            let now = self.look(config)?;
+            let (_, now) = self.look(config)?;
             let failed = [ReasonCode::RollbackStepFailed, ReasonCode::RollbackUnhealthy];
             if let Some(reason) = now.reason.as_ref().filter(|reason| failed.contains(&reason.code)) {
                 let hint = reason.code.hint().unwrap_or("upfleet-agent diagnostics");
@@ -77,17 +77,19 @@ impl Rollback {
         Ok(if self.timeout.is_zero() { Exit::Done } else { Exit::Waiting })
     }
 
-    fn look(&self, config: &crate::config::Config) -> Result<ComponentStatus, Failure> {
+    /// The node's name, and how the component stands.
+    fn look(&self, config: &crate::config::Config) -> Result<(String, ComponentStatus), Failure> {
         let status = match local::call(&config.run_dir, Request::Status) {
             Ok(Answer::Status(status)) => status,
             Ok(_) => return Err(LocalError::Version.into()),
             Err(error) => return Err(unreachable(error)),
         };
         let found = status.components.into_iter().find(|found| found.inventory.component == self.component);
-        found.ok_or_else(|| {
+        let found = found.ok_or_else(|| {
             let error = anyhow!("`{}` is not in the agent's configuration", self.component);
             Failure::new(Exit::Refused, error).hint("upfleet-agent status lists the components")
-        })
+        })?;
+        Ok((status.node.unwrap_or_else(|| "NODE".to_owned()), found))
     }
 }
 
