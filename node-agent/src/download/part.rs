@@ -29,7 +29,7 @@ const QUEUE: usize = 8;
 
 enum Command {
     Write(Bytes),
-    Reset,
+    Reset(oneshot::Sender<()>),
     Finish(oneshot::Sender<Fetched>),
 }
 
@@ -74,10 +74,15 @@ impl Part {
         self.tell(Command::Write(chunk)).await
     }
 
-    /// Throws away what is there.
+    /// Throws away what is there; it is gone when this returns.
     pub(super) async fn reset(&mut self) -> Result<(), Reason> {
         self.length = 0;
-        self.tell(Command::Reset).await
+        let (answer, done) = oneshot::channel();
+        self.tell(Command::Reset(answer)).await?;
+        match done.await {
+            Ok(()) => Ok(()),
+            Err(_) => Err(self.failure().await),
+        }
     }
 
     /// Waits until all is on the disk, and returns what it is.
@@ -159,7 +164,10 @@ impl Writer {
                     self.file.write_all(&chunk)?;
                     self.hash(&chunk);
                 }
-                Command::Reset => self.reset()?,
+                Command::Reset(answer) => {
+                    self.reset()?;
+                    let _ = answer.send(());
+                }
                 Command::Finish(answer) => {
                     self.file.sync_all()?;
                     let _ = answer.send(self.digests());
