@@ -158,13 +158,7 @@ pub(super) async fn run(app: &App, command: Command) -> Result<Exit> {
         Command::Rollback { rollout, dry_run, wait } => roll_back(app, &rollout, dry_run, &wait).await,
         steer_command => {
             let rollout = steer(app, steer_command).await?;
-            app.show(&rollout, |paint| {
-                format!(
-                    "{} {}",
-                    paint.bold(id(&rollout.name)),
-                    render::rollout_details(&rollout, now(), paint)
-                )
-            });
+            app.show(&rollout, |paint| render::rollout_details(&rollout, now(), paint));
             Ok(Exit::Success)
         }
     }
@@ -178,6 +172,9 @@ async fn start(app: &App, args: &SpecArgs, plan_digest: Option<&str>, wait: &Wai
     let planned = plan::make(&client, &spec).await?;
     if !app.is_json() && !app.globals.quiet {
         app.note(render::plan(&context, &spec, &planned, app.is_wide(), app.paint_err()));
+    }
+    if planned.upgrades.is_empty() {
+        return nothing_to_change(app, &planned);
     }
     let expected_plan_digest = match plan_digest {
         None => String::new(),
@@ -211,6 +208,34 @@ async fn start(app: &App, args: &SpecArgs, plan_digest: Option<&str>, wait: &Wai
         rollout = started.map_err(Failure::from)?.into_inner().rollout.unwrap_or(rollout);
     }
     follow(app, &client, rollout, wait).await
+}
+
+/// An empty plan: the goal is reached where every node runs it already, else it can't be begun.
+fn nothing_to_change(app: &App, plan: &v1::Plan) -> Result<Exit> {
+    let because = |code: &str| {
+        let is = |node: &v1::ExcludedNode| node.reason.as_ref().is_some_and(|reason| reason.code == code);
+        plan.excluded.iter().filter(|node| is(node)).collect::<Vec<_>>()
+    };
+    let count = plan.excluded.len();
+    if count > 0 && because("ALREADY_CURRENT").len() == count {
+        app.show(plan, |_| format!("Nothing to do: it runs on all {count} nodes already."));
+        return Ok(Exit::Success);
+    }
+    let failure = if count == 0 {
+        Failure::new(Exit::Precondition, "no node matches").hint("upfleet node list -l SELECTOR")
+    } else {
+        Failure::new(Exit::Precondition, format!("no node is left to change: {count} were left out"))
+    };
+    let mut failure = match because("OTHER_ROLLOUT").first().and_then(|node| node.reason.as_ref()) {
+        None if count > 0 => failure.hint("-o wide shows the reason for each node"),
+        None => failure,
+        Some(reason) => {
+            let other = reason.metadata.get("rollout").cloned().unwrap_or_default();
+            failure.hint(format!("finish the other rollout first: upfleet rollout resume {other}, or cancel {other}"))
+        }
+    };
+    failure.reason = Some("EMPTY_PLAN".to_owned());
+    Err(failure)
 }
 
 /// Waits for a rollout that was just started, or prints its id with `--no-wait`.

@@ -365,20 +365,12 @@ impl Fleet {
         let releases: Vec<String> =
             OTHERS.iter().map(|version| format!("{} {}", version.version, version.about)).collect();
         let tries = [
-            (
-                "upfleet rollout start --release hello@1.1.0",
-                format!("all {} nodes, one by one", self.nodes.len()),
-            ),
-            (
-                "upfleet rollout start --release hello@1.2.0",
-                "the canary fails and rolls back by itself, exit 3".to_owned(),
-            ),
-            (
-                "upfleet rollout start --release hello@1.3.0",
-                "healthy at first: caught while it soaks".to_owned(),
-            ),
-            ("upfleet node show demo-1", "before and after".to_owned()),
-            ("upfleet dev chaos kill-agent demo-3", "in the middle of a rollout, say".to_owned()),
+            ("upfleet rollout start --release hello@1.1.0", "every node, one by one"),
+            ("upfleet rollout start --release hello@1.2.0", "the canary rolls back by itself, exit 3"),
+            ("upfleet rollout cancel ROLLOUT", "a halted rollout waits for a person: you"),
+            ("upfleet rollout start --release hello@1.3.0", "healthy at first: caught while it soaks"),
+            ("upfleet node show demo-1", "before and after"),
+            ("upfleet dev chaos kill-agent demo-3", "in the middle of a rollout, say"),
         ];
         let mut text = format!(
             "{} dev mode - NOT FOR PRODUCTION (throwaway CA). mTLS is ON, as in production. Ready in {:.1} s.\n\

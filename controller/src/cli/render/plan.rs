@@ -19,7 +19,7 @@ pub fn plan(context: &str, spec: &v1::RolloutSpec, plan: &v1::Plan, wide: bool, 
         plan.max_unavailable,
     );
     let mut table = Table::new(&["  WAVE", "NODES", "CHANGE", "GATE"], "  nothing to change\n");
-    for wave in &plan.waves {
+    for wave in plan.waves.iter().filter(|wave| !wave.nodes.is_empty()) {
         let name = if wave.number == 1 { "  1 canary".to_owned() } else { format!("  {}", wave.number) };
         table.row([name, format!("{:>5}", wave.nodes.len()), changes(plan, wave.number), gate(wave)]);
     }

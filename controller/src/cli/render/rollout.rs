@@ -231,6 +231,7 @@ pub(super) fn painted_state(rollout: &v1::Rollout, paint: Paint) -> String {
 pub fn rollout_details(rollout: &v1::Rollout, now: i64, paint: Paint) -> String {
     let selector = rollout.spec.as_ref().map(|spec| spec.selector.clone()).unwrap_or_default();
     let mut lines = vec![
+        ("rollout", paint.bold(id(&rollout.name))),
         ("state", painted_state(rollout, paint)),
         ("why", reason(rollout.reason.as_ref(), now)),
         ("nodes", selector),
@@ -263,7 +264,7 @@ pub fn summary(model: &Model, exit: Exit, now: i64, paint: Paint) -> String {
     };
     let word = state(rollout).as_str().to_ascii_lowercase().replace('_', " ");
     let mut text = format!("{mark} {name} {}: {why}{}\n", paint.bold(word), took(rollout));
-    for node in failed_lines(model, paint) {
+    for node in failed_lines(model, &why, paint) {
         text.push_str(&node);
     }
     for next in next_commands(model, exit) {
@@ -284,7 +285,7 @@ fn took(rollout: &v1::Rollout) -> String {
 }
 
 /// The failed nodes, alike ones together: at most five kinds.
-fn failed_lines(model: &Model, paint: Paint) -> Vec<String> {
+fn failed_lines(model: &Model, told: &str, paint: Paint) -> Vec<String> {
     let mut groups: BTreeMap<(U, String), Vec<&v1::Upgrade>> = BTreeMap::new();
     for upgrade in model.upgrades.values().filter(|upgrade| kind(upgrade) == Kind::Failed) {
         let code = upgrade.reason.as_ref().map(|reason| reason.code.clone()).unwrap_or_default();
@@ -299,11 +300,13 @@ fn failed_lines(model: &Model, paint: Paint) -> Vec<String> {
             String::new()
         };
         let first = alike[0];
-        let why = first.reason.as_ref().map(|reason| reason.message.clone()).unwrap_or_default();
+        let why = reason(first.reason.as_ref(), 0);
+        // The rollout's own reason often tells the first node's already.
+        let why = if why.is_empty() || told.contains(&why) { String::new() } else { format!(": {why}") };
         let safe = *state != U::RollbackFailed;
         let word = text::state_word(*state);
         let word = if safe { paint.warn(word) } else { paint.bad(word) };
-        lines.push(format!("  {}{more} {word}: {why}\n", nodes.join(", ")));
+        lines.push(format!("  {}{more} {word}{why}\n", nodes.join(", ")));
         if let Some(evidence) = &first.evidence {
             lines.extend(evidence_lines(evidence, id(&first.node), paint));
         }
@@ -316,8 +319,10 @@ fn failed_lines(model: &Model, paint: Paint) -> Vec<String> {
 
 fn evidence_lines(evidence: &v1::Evidence, node: &str, paint: Paint) -> Vec<String> {
     const SHOWN: usize = 5;
+    /// What the agent says of a process that had not ended.
+    const STILL_RUNS: &str = "runs";
     let mut lines = Vec::new();
-    if !evidence.exit.is_empty() {
+    if !evidence.exit.is_empty() && evidence.exit != STILL_RUNS {
         lines.push(format!("    {node} ended with {}\n", evidence.exit));
     }
     let skip = evidence.lines.len().saturating_sub(SHOWN);

@@ -150,11 +150,13 @@ pub fn since(time: Option<&pbjson_types::Timestamp>, now: i64) -> String {
 pub fn reason(reason: Option<&v1::Reason>, now: i64) -> String {
     let Some(reason) = reason else { return String::new() };
     let text = if reason.message.is_empty() { &reason.code } else { &reason.message };
+    // A person who gave no message leaves a colon with nothing behind it.
+    let text = text.trim_end().trim_end_matches(':');
     match &reason.deadline_time {
         Some(deadline) if deadline.seconds > now => {
             format!("{text}, {} left", duration(deadline.seconds - now))
         }
-        _ => text.clone(),
+        _ => text.to_owned(),
     }
 }
 
