@@ -231,7 +231,9 @@ fn nothing_to_change(app: &App, plan: &v1::Plan) -> Result<Exit> {
         None => failure,
         Some(reason) => {
             let other = reason.metadata.get("rollout").cloned().unwrap_or_default();
-            failure.hint(format!("finish the other rollout first: upfleet rollout resume {other}, or cancel {other}"))
+            failure.hint(format!(
+                "finish the other rollout first: upfleet rollout resume {other}, or cancel {other}"
+            ))
         }
     };
     failure.reason = Some("EMPTY_PLAN".to_owned());

@@ -14,6 +14,7 @@ use upfleet_api::v1;
 use super::{
     app::{COMPONENT, FIRST, OTHERS, Version, beside},
     child::{Child, Household, Program, last_lines},
+    context::{CONTEXT, DevContext},
     lifeline::Lifeline,
     place::Place,
 };
@@ -29,8 +30,6 @@ use crate::{
     exit::Exit,
 };
 
-/// The context's name, and so the name that a protected one would have to be confirmed with.
-pub(super) const CONTEXT: &str = "dev";
 const HOST: &str = "localhost";
 /// Something that takes longer than this does not come any more.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -76,9 +75,7 @@ pub(super) struct Fleet {
     ports: Ports,
     agent: PathBuf,
     demo: PathBuf,
-    config: PathBuf,
-    /// Selected before; selected again at the end.
-    selected_before: Option<String>,
+    context: DevContext,
 }
 
 impl Fleet {
@@ -98,8 +95,10 @@ impl Fleet {
             place.root().join("config/config.toml")
         };
         let selected_before = Config::load_from(config.clone())?.current().map(str::to_owned);
+        let context = DevContext { config, selected_before };
         let household = Arc::new(Household { lifeline, place, ending: watch::Sender::new(false) });
         if !household.place.is_kept() {
+            context.note(household.place.root())?;
             start_janitor(&household)?;
         }
         let first = if wanted.for_a_person { FIRST_APP_PORT } else { 0 };
@@ -116,7 +115,7 @@ impl Fleet {
             enroll: ports.pick(usual(7444))?,
             metrics: ports.pick(usual(7480))?,
         };
-        Ok(Self { household, children: Mutex::default(), nodes, ports, agent, demo, config, selected_before })
+        Ok(Self { household, children: Mutex::default(), nodes, ports, agent, demo, context })
     }
 
     /// Starts the controller and the agents, publishes the releases, and waits until every node runs the first.
@@ -144,10 +143,10 @@ impl Fleet {
         for child in children {
             child.ended().await;
         }
-        self.household.place.remove();
         if !self.household.place.is_kept() {
-            forget_context(&self.config, self.selected_before.as_deref());
+            self.context.forget(self.household.place.root());
         }
+        self.household.place.remove();
         let place = self.household.place.root().to_owned();
         let kept = self.household.place.is_kept();
         // Dropping the lifeline ends shims and services; the janitor makes sure that the directory goes.
@@ -167,7 +166,7 @@ impl Fleet {
 
     /// Connects to the controller, which may be starting.
     pub(super) async fn connect(&self) -> Result<Client> {
-        let (name, context) = Config::load_from(self.config.clone())?.resolve(Some(CONTEXT))?;
+        let (name, context) = Config::load_from(self.context.config.clone())?.resolve(Some(CONTEXT))?;
         let begun = Instant::now();
         loop {
             match Client::connect(&name, &context).await {
@@ -188,7 +187,7 @@ impl Fleet {
 
     /// The file of contexts that leads to this fleet.
     pub(super) fn config(&self) -> &std::path::Path {
-        &self.config
+        &self.context.config
     }
 
     /// The executable of a version of the demo service.
@@ -207,7 +206,7 @@ impl Fleet {
             key_pem: &made.admin_key_pem,
             protected: false,
         };
-        Config::load_from(self.config.clone())?.put(CONTEXT, &new, true)?;
+        Config::load_from(self.context.config.clone())?.put(CONTEXT, &new, true)?;
         let listen = |port: u16| format!("127.0.0.1:{port}");
         let arguments = [
             "serve",
@@ -467,15 +466,6 @@ fn start_janitor(household: &Household) -> Result<()> {
     };
     let spawned = janitor.command(household)?.spawn();
     spawned.map(drop).map_err(|error| Failure::io("start", &executable, &error))
-}
-
-fn forget_context(path: &std::path::Path, before: Option<&str>) {
-    // A context that leads nowhere is a nuisance, not an error: the next fleet writes it anew.
-    let Ok(mut config) = Config::load_from(path.to_owned()) else { return };
-    let _ = config.remove(CONTEXT);
-    if let Some(before) = before.filter(|before| *before != CONTEXT) {
-        let _ = config.select(before);
-    }
 }
 
 /// Reaps what became ours until there is nothing left; says whether something did not end in time.

@@ -7,6 +7,7 @@
 mod app;
 mod chaos;
 mod child;
+mod context;
 mod fleet;
 pub(crate) mod lifeline;
 mod place;

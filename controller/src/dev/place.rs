@@ -102,6 +102,7 @@ pub(super) fn living_processes() -> Result<Vec<(String, u32)>> {
 /// Waits for the end of the lifeline on standard input, then removes the directory once all have let go.
 pub(super) fn clean_after_the_lifeline(root: &Path) {
     let _ = io::copy(&mut io::stdin(), &mut io::sink());
+    super::context::forget(root);
     let begun = Instant::now();
     // Processes that are ending may still write; a directory that stays away is the sign that they are gone.
     while begun.elapsed() < JANITOR_PATIENCE {

@@ -14,7 +14,8 @@ use upfleet_api::v1::{self, UpgradeState, rollout::State};
 
 use super::{
     app::{COMPONENT, FIRST},
-    fleet::{CONTEXT, Fleet},
+    context::CONTEXT,
+    fleet::Fleet,
 };
 use crate::{
     cli::{
