@@ -96,7 +96,7 @@ impl Client {
 impl Client {
     /// Without TLS, for scripted controllers in tests.
     pub(super) fn plain(address: std::net::SocketAddr) -> Self {
-        let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address makes a URI");
         Self { channel: endpoint.connect_lazy() }
     }
 }

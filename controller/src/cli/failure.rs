@@ -20,7 +20,7 @@ pub struct Failure {
     /// What to do about it.
     pub hint: Option<String>,
     /// The machine-readable cause, from docs/reference/reasons.md.
-    pub reason: Option<String>,
+    pub reason: Option<Box<str>>,
 }
 
 /// What commands return.
@@ -98,7 +98,7 @@ impl Failure {
                 .map(|(key, value)| (key.clone(), value.clone()))
                 .collect(),
             hint: reason.code.hint().map(str::to_owned),
-            reason: Some(reason.code.as_str().to_owned()),
+            reason: Some(reason.code.as_str().into()),
         }
     }
 }
@@ -123,7 +123,7 @@ impl From<tonic::Status> for Failure {
             _ => Exit::Internal,
         };
         let mut failure = Self::new(exit, format!("the controller answered: {}", status.message()));
-        failure.reason = Some(format!("{:?}", status.code()));
+        failure.reason = Some(format!("{:?}", status.code()).into());
         failure
     }
 }
@@ -154,7 +154,7 @@ pub(super) fn of_tls(error: &(dyn std::error::Error + 'static)) -> Option<Failur
             let mut failure =
                 Failure::new(Exit::NotAuthorised, "the controller did not accept this context's certificate");
             failure.causes.push(format!("TLS alert {alert:?}"));
-            failure.reason = Some(ReasonCode::Unauthenticated.as_str().to_owned());
+            failure.reason = Some(ReasonCode::Unauthenticated.as_str().into());
             Some(
                 failure
                     .hint("it was revoked or has expired; an admin can issue a new one: upfleet user issue"),

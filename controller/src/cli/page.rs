@@ -4,7 +4,7 @@
 macro_rules! pages {
     ($client:expr, $method:ident, $request:expr, $items:ident) => {{
         let mut client = $client;
-        let mut request = $request;
+        let mut request = std::convert::identity($request);
         request.page_size = 1000;
         let mut items = Vec::new();
         loop {

@@ -33,7 +33,7 @@ pub(super) enum Command {
     /// Start a rollout and wait for its end.
     Start {
         #[command(flatten)]
-        spec: SpecArgs,
+        spec: Box<SpecArgs>,
         /// Start only where planning again gives this plan; the digest, or its first digits, from `upfleet plan`.
         #[arg(long, value_name = "DIGEST")]
         plan: Option<String>,
@@ -186,7 +186,7 @@ async fn start(app: &App, args: &SpecArgs, plan_digest: Option<&str>, wait: &Wai
                 Failure::new(Exit::Precondition, "the fleet has changed since the plan was made");
             let now = planned.plan_digest.chars().take(wanted.len().max(12)).collect();
             failure.values = vec![("expected".to_owned(), wanted.to_owned()), ("got".to_owned(), now)];
-            failure.reason = Some("PLAN_CHANGED".to_owned());
+            failure.reason = Some("PLAN_CHANGED".into());
             return Err(failure.hint("look at the plan above; run it with the digest it shows"));
         }
     };
