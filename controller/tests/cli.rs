@@ -1,5 +1,7 @@
 //! The command line as a person or a script meets it: the real executable, without a controller.
 
+#![expect(clippy::unwrap_used, reason = "a test says by panicking what went wrong")]
+
 use std::{
     fs,
     path::Path,

@@ -236,7 +236,7 @@ fn nothing_to_change(app: &App, plan: &v1::Plan) -> Result<Exit> {
             ))
         }
     };
-    failure.reason = Some("EMPTY_PLAN".to_owned());
+    failure.reason = Some("EMPTY_PLAN".into());
     Err(failure)
 }
 
