@@ -263,7 +263,12 @@ pub fn summary(model: &Model, exit: Exit, now: i64, paint: Paint) -> String {
         _ => reason(rollout.reason.as_ref(), now),
     };
     let word = state(rollout).as_str().to_ascii_lowercase().replace('_', " ");
-    let mut text = format!("{mark} {name} {}: {why}{}\n", paint.bold(word), took(rollout));
+    // `paused: paused by anna` would say it twice.
+    let why = match why.strip_prefix(&word) {
+        Some(rest) => rest.to_owned(),
+        None => format!(": {why}"),
+    };
+    let mut text = format!("{mark} {name} {}{why}{}\n", paint.bold(word), took(rollout));
     for node in failed_lines(model, &why, paint) {
         text.push_str(&node);
     }

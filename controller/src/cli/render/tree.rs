@@ -24,7 +24,7 @@ pub fn tree(model: &Model, now: i64, columns: usize, height: usize, paint: Paint
     let mut room = height.saturating_sub(fixed);
     for (index, wave) in waves.iter().enumerate() {
         let last = index + 1 == waves.len();
-        lines.push(wave_line(wave, last, paint));
+        lines.push(wave_line(wave, last, model.is_terminal(), paint));
         let nodes = shown_nodes(model, wave);
         let fits = if nodes.len() <= room { nodes.len() } else { room.saturating_sub(1) };
         let bar = if last { "   " } else { "│  " };
@@ -94,19 +94,21 @@ fn budget(rollout: &v1::Rollout) -> String {
     parts.join(" + ")
 }
 
-fn wave_line(wave: &v1::Wave, last: bool, paint: Paint) -> String {
+fn wave_line(wave: &v1::Wave, last: bool, over: bool, paint: Paint) -> String {
     let corner = paint.dim(if last { "└─" } else { "├─" });
     let (done, all) = (wave.done_count as usize, wave.node_count as usize);
     let name = if wave.number == 1 { "1 canary".to_owned() } else { format!("{} wave", wave.number) };
     let mark = match wave.state() {
         W::Succeeded => paint.good("✔"),
         W::Failed => paint.bad("✖"),
+        // A wave that its rollout ended in the middle of keeps the state it was in.
+        _ if over => paint.dim("-"),
         W::AwaitingApproval => paint.warn("?"),
         W::Running | W::Baking => paint.busy("◌"),
         W::Pending | W::Unspecified => paint.dim("·"),
     };
     let mut line = format!("{corner}{mark} {name:<9} {:>7}", format!("{done}/{all}"));
-    if matches!(wave.state(), W::Running | W::Baking) && all > 0 {
+    if matches!(wave.state(), W::Running | W::Baking) && all > 0 && !over {
         let full = BAR * done.min(all) / all;
         line.push_str(&format!("  {}{}", paint.good("█".repeat(full)), paint.dim("▒".repeat(BAR - full))));
     }
