@@ -35,6 +35,8 @@ const MAX_MESSAGE_BYTES: usize = 64 * 1024 * 1024;
 #[derive(Clone, Debug)]
 pub struct Client {
     channel: Channel,
+    /// Where it leads; `None` for scripted controllers in tests.
+    context: Option<Arc<Context>>,
 }
 
 macro_rules! clients {
@@ -71,11 +73,7 @@ impl Client {
         let address = context.address.clone();
         let connector = tower::service_fn(move |_| {
             let (tls, server_name, address) = (tls.clone(), server_name.clone(), address.clone());
-            async move {
-                let tcp = TcpStream::connect(address).await?;
-                tcp.set_nodelay(true)?;
-                tls.connect(server_name, tcp).await.map(TokioIo::new)
-            }
+            async move { open(tls, server_name, &address).await.map(TokioIo::new) }
         });
         // The scheme is plain because TLS happens in the connector, see above.
         let endpoint = Endpoint::from_shared(format!("http://{}", context.address))
@@ -86,10 +84,60 @@ impl Client {
             .user_agent(concat!("upfleet/", env!("CARGO_PKG_VERSION")))
             .map_err(|error| Failure::new(Exit::Internal, "the user agent is not valid").because(&error))?;
         match endpoint.connect_with_connector(connector).await {
-            Ok(channel) => Ok(Self { channel }),
+            Ok(channel) => Ok(Self { channel, context: Some(Arc::new(context.clone())) }),
             Err(error) => Err(unreachable(name, context, &error)),
         }
     }
+}
+
+impl Client {
+    /// A broken connection as it is best told; see [`explain`].
+    pub async fn explain(&self, failure: Failure) -> Failure {
+        match &self.context {
+            Some(context) => explain(context, failure).await,
+            None => failure,
+        }
+    }
+}
+
+async fn open(
+    tls: tokio_rustls::TlsConnector,
+    server_name: ServerName<'static>,
+    address: &str,
+) -> std::io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
+    let tcp = TcpStream::connect(address).await?;
+    tcp.set_nodelay(true)?;
+    tls.connect(server_name, tcp).await
+}
+
+/// Tells a controller that is away from one that no longer lets this certificate in.
+///
+/// A controller asks its store about a certificate once TLS is established, and closes the connection without a
+/// word where the answer is no. One that lets us in speaks first.
+pub async fn explain(context: &Context, failure: Failure) -> Failure {
+    if !failure.is_transient() || failure.reason.is_some() {
+        return failure;
+    }
+    let shut_out = tokio::time::timeout(CONNECT_TIMEOUT, is_shut_out(context)).await;
+    if !matches!(shut_out, Ok(Some(true))) {
+        return failure;
+    }
+    let mut refused = Failure::new(
+        Exit::NotAuthorised,
+        "the controller closed the connection as soon as it had seen this context's certificate",
+    );
+    refused.reason = Some("UNAUTHENTICATED".to_owned());
+    refused.hint("it was revoked, or is not one of this fleet's; an admin can issue a new one: upfleet user issue")
+}
+
+/// `None` where that can't be told.
+async fn is_shut_out(context: &Context) -> Option<bool> {
+    let tls = tokio_rustls::TlsConnector::from(Arc::new(tls_config(context).ok()?));
+    let server_name = ServerName::try_from(context.server_name.clone()).ok()?;
+    let mut stream = open(tls, server_name, &context.address).await.ok()?;
+    // HTTP/2's first frame of a server comes unasked.
+    let first = tokio::io::AsyncReadExt::read(&mut stream, &mut [0]).await;
+    Some(!matches!(first, Ok(1..)))
 }
 
 #[cfg(test)]
@@ -97,7 +145,7 @@ impl Client {
     /// Without TLS, for scripted controllers in tests.
     pub(super) fn plain(address: std::net::SocketAddr) -> Self {
         let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address makes a URI");
-        Self { channel: endpoint.connect_lazy() }
+        Self { channel: endpoint.connect_lazy(), context: None }
     }
 }
 

@@ -115,7 +115,12 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             return report(&app, failure::Failure::new(Exit::Internal, "could not start").because(&error));
         }
     };
-    let result = runtime.block_on(run(&app, cli.command));
+    let result = runtime.block_on(async {
+        match (run(&app, cli.command).await, app.context()) {
+            (Err(failure), Ok((_, context))) => Err(client::explain(&context, failure).await),
+            (result, _) => result,
+        }
+    });
     // Reads of standard input that never end must not keep the process.
     runtime.shutdown_background();
     match result {

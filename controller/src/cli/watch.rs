@@ -136,6 +136,10 @@ async fn changes(client: &Client, screen: &mut Screen<'_>, until: Until) -> Resu
             Ok(None) => {}
             Err(failure) if !failure.is_transient() => return Err(failure),
             Err(failure) => {
+                let failure = client.explain(failure).await;
+                if !failure.is_transient() {
+                    return Err(failure);
+                }
                 let since = *broken_since.get_or_insert_with(Instant::now);
                 if screen.app.globals.timeout.is_none() && since.elapsed() > GIVE_UP {
                     return Err(failure);
