@@ -42,7 +42,8 @@ fn main() -> ExitCode {
 fn run() -> io::Result<ExitCode> {
     let trailer = parse(&own_tail()?);
     let port = port()?;
-    println!("hello {} starts", trailer.version);
+    // All on one stream, so that the order of the lines is kept.
+    eprintln!("hello {} starts", trailer.version);
     if trailer.behaviour == "exit" {
         eprintln!("hello {}: cannot open the table of greetings", trailer.version);
         eprintln!("hello {}: giving up", trailer.version);
@@ -50,7 +51,7 @@ fn run() -> io::Result<ExitCode> {
     }
     let port = if trailer.behaviour == "wrong-port" { 0 } else { port };
     let listener = TcpListener::bind(("127.0.0.1", port))?;
-    println!("hello {} listens on {}", trailer.version, listener.local_addr()?);
+    eprintln!("hello {} listens on {}", trailer.version, listener.local_addr()?);
     let started = Instant::now();
     if trailer.behaviour == "exit-after" {
         let trailer = trailer.clone();

@@ -126,8 +126,10 @@ pub async fn explain(context: &Context, failure: Failure) -> Failure {
         Exit::NotAuthorised,
         "the controller closed the connection as soon as it had seen this context's certificate",
     );
-    refused.reason = Some("UNAUTHENTICATED".to_owned());
-    refused.hint("it was revoked, or is not one of this fleet's; an admin can issue a new one: upfleet user issue")
+    refused.reason = Some("UNAUTHENTICATED".into());
+    refused.hint(
+        "it was revoked, or is not one of this fleet's; an admin can issue a new one: upfleet user issue",
+    )
 }
 
 /// `None` where that can't be told.

@@ -318,7 +318,8 @@ async fn roll_back(app: &App, rollout: &str, dry_run: bool, wait: &WaitArgs) -> 
     let (context, _) = app.context()?;
     let plan = answer.plan.unwrap_or_default();
     let name = resource("rollouts", rollout);
-    let before = client.rollouts().get_rollout(v1::GetRolloutRequest { name: name.clone() }).await?.into_inner();
+    let before =
+        client.rollouts().get_rollout(v1::GetRolloutRequest { name: name.clone() }).await?.into_inner();
     let component = before.rollout.and_then(|rollout| rollout.spec).unwrap_or_default().component;
     let target = Some(v1::restore_change::Target::BeforeRollout(name));
     let change = Some(v1::rollout_spec::Change::Restore(v1::RestoreChange { target }));
