@@ -243,7 +243,7 @@ reasons! {
     Staged = "STAGED", Information, Agent, "verified and in place beside the old version";
     HeldBefore = "HELD_BEFORE", Information, Controller, "waits before {phase} for a further order";
     Activating = "ACTIVATING", Information, Agent, "{step}";
-    Probing = "PROBING", Information, Agent, "probe passed {passed} of {needed} times";
+    Probing = "PROBING", Information, Agent, "probe passed {passed} of {needed} times in a row";
     Soaking = "SOAKING", Information, Agent, "healthy; watched for {soak}";
     Committing = "COMMITTING", Information, Agent, "healthy; removes states beyond the kept ones";
     PuttingBack = "PUTTING_BACK", Information, Agent, "puts {from} back: {why}";

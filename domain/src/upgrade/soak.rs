@@ -184,8 +184,13 @@ impl Watch {
         if self.healthy.is_some() {
             return Reason::new(ReasonCode::Soaking).with("soak", format!("{} ms", self.soak.as_millis()));
         }
+        Self::passed(self.counts.iter().map(|count| count.passes).min().unwrap_or(0), policy)
+    }
+
+    /// The reason of a probe that has to pass more often than it did.
+    #[must_use]
+    pub fn passed(passed: u32, policy: &Policy) -> Reason {
         let needed = policy.probes.iter().map(|probe| probe.successes.max(1)).max().unwrap_or(1);
-        let passed = self.counts.iter().map(|count| count.passes).min().unwrap_or(0);
         Reason::new(ReasonCode::Probing).with("passed", passed).with("needed", needed)
     }
 

@@ -6,7 +6,9 @@ use crate::{
     state::ComponentState,
     time::Time,
     upgrade::{
-        Outcome, Phase, preflight,
+        Outcome, Phase,
+        policy::Policy,
+        preflight,
         preflight::Verdict as Check,
         record::Goal,
         recover::Found,
@@ -32,7 +34,7 @@ impl Machine {
             return;
         }
         let goal = passage.order.goal.clone();
-        self.mark(phase, reason_of(phase, &goal), now);
+        self.mark(phase, reason_of(phase, &goal, &self.policy), now);
         self.first_step(phase, &goal, now);
     }
 
@@ -285,7 +287,7 @@ fn manifest(state: &ComponentState) -> Option<crate::digest::Digest> {
 }
 
 /// What a phase says of itself when it begins.
-fn reason_of(phase: Phase, goal: &Goal) -> Reason {
+fn reason_of(phase: Phase, goal: &Goal, policy: &Policy) -> Reason {
     let size = goal.size();
     match phase {
         Phase::Pending => Reason::new(ReasonCode::WaitingForAgent),
@@ -296,7 +298,7 @@ fn reason_of(phase: Phase, goal: &Goal) -> Reason {
         Phase::Activating => {
             Reason::new(ReasonCode::Activating).with("step", "backs up, switches and restarts")
         }
-        Phase::Probing => Reason::new(ReasonCode::Probing).with("passed", 0).with("needed", "enough"),
+        Phase::Probing => Watch::passed(0, policy),
         Phase::Committing => Reason::new(ReasonCode::Committing),
         Phase::RollingBack => Reason::new(ReasonCode::PuttingBack),
     }

@@ -121,10 +121,17 @@ impl Machine {
 
     pub(super) fn local_rollback(&mut self, to: Option<ComponentState>, message: &str, now: Time) {
         let open = self.record.passage.as_ref().is_some_and(|passage| passage.end.is_none());
-        let known = |state: &ComponentState| admit::is_kept(&self.record, state);
-        let target = to.filter(known).or_else(|| self.record.kept.first().cloned());
-        if !open && target.is_none() {
-            let reason = Reason::new(ReasonCode::StateNotKept).with("state", "an earlier state");
+        let known = |state: &ComponentState| {
+            admit::is_kept(&self.record, state) || self.record.current.same_content(state)
+        };
+        // Whoever names a state gets that one or none: another would be a guess at a bad moment.
+        let unknown = match &to {
+            Some(state) if !known(state) => Some(state.to_string()),
+            None if !open && self.record.kept.is_empty() => Some("an earlier state".to_owned()),
+            _ => None,
+        };
+        if let Some(state) = unknown {
+            let reason = Reason::new(ReasonCode::StateNotKept).with("state", state);
             self.effects.push(Effect::Answer(Err(reason)));
             return;
         }
@@ -132,11 +139,11 @@ impl Machine {
             let reason = Reason::new(ReasonCode::LocalRollback).with("message", message);
             self.report_end(Ended::unbegun(&waiting), Outcome::Cancelled, reason, None, now);
         }
+        // What is under way is undone first, which is all that is asked where no state is named.
+        let target = to.or_else(|| self.record.kept.first().filter(|_| !open).cloned());
+        self.record.next = target.map(|state| self.local_order(state));
         if open {
             self.cancel(Reason::new(ReasonCode::LocalRollback).with("message", message), now);
-        } else {
-            self.record.next = target.map(|state| self.local_order(state));
-            self.begin_next(now);
         }
         let hold = Reason::new(ReasonCode::LocalRollback).with("message", message).since(now);
         self.record.hold = Some(hold.with("actor", "the node's operator"));

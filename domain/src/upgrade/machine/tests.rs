@@ -247,6 +247,24 @@ fn a_local_rollback_holds_the_component() {
 }
 
 #[test]
+fn a_local_rollback_goes_to_the_state_that_was_named_or_nowhere() {
+    let mut node = Node::settled();
+    for number in [2, 3] {
+        node.send(Event::Order(Box::new(install(number.into(), &format!("u{number}"), number))));
+        node.run(&format!("u{number}"));
+    }
+    node.send(Event::LocalRollback { to: Some(ComponentState::unmanaged(digest(66))), message: "?".into() });
+    assert_eq!(node.answers.last().unwrap().as_ref().unwrap_err().code, ReasonCode::StateNotKept);
+    assert_eq!(node.machine.inventory().hold, None, "a refused rollback holds nothing");
+    let kept = &node.machine.record().kept;
+    let first = kept.iter().find(|state| state.artifact() == Some(digest(1))).cloned();
+    node.send(Event::Order(Box::new(install(4, "u4", 4))));
+    node.send(Event::LocalRollback { to: first, message: "back".into() });
+    while node.answer_one() || (node.machine.record().passage.is_some() && node.advance()) {}
+    assert_eq!(node.machine.inventory().current.artifact(), Some(digest(1)));
+}
+
+#[test]
 fn drift_is_shown_and_never_mended() {
     let mut node = Node::settled();
     node.installed = Some(digest(66));
