@@ -36,10 +36,7 @@ pub(super) async fn open(
 /// What a status means for the source.
 pub(super) fn fail(status: &Status) -> Fail {
     let told = reason::from_status(status);
-    let problem = match &told {
-        Some(reason) => reason.message(),
-        None => format!("{}: {}", status.code(), chain(status)),
-    };
+    let problem = crate::transport::told(status);
     match status.code() {
         Code::NotFound
         | Code::InvalidArgument

@@ -21,6 +21,7 @@ pub use connector::Connector;
 pub use expired::renew_expired;
 pub use facts::platform;
 use serde::{Deserialize, Serialize};
+pub(crate) use session::told;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use upfleet_domain::{backoff::Backoff, time::Time};

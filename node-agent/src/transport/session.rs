@@ -54,10 +54,12 @@ impl fmt::Display for End {
 }
 
 /// What a status says, for a log: its reason's sentence where it carries one.
-pub(super) fn told(status: &Status) -> String {
+pub(crate) fn told(status: &Status) -> String {
     match reason::from_status(status) {
         Some(reason) => reason.message(),
-        None => format!("{}: {}", status.code(), crate::error::chain(status)),
+        // Its `Display` repeats the code and shows its source for programmers.
+        None if status.message().is_empty() => status.code().to_string(),
+        None => status.message().to_owned(),
     }
 }
 
