@@ -154,7 +154,7 @@ pub fn reason(reason: Option<&v1::Reason>, now: i64) -> String {
     let text = text.trim_end().trim_end_matches(':');
     match &reason.deadline_time {
         Some(deadline) if deadline.seconds > now => {
-            format!("{text}, {} left", duration(deadline.seconds - now))
+            format!("{text} (times out in {})", duration(deadline.seconds - now))
         }
         _ => text.to_owned(),
     }
