@@ -34,7 +34,7 @@ async fn settled(fleet: &TestFleet, node: &str, recorded: &str, running: &str) {
 #[tokio::test]
 async fn succeeded() {
     let fleet = Fleet::default().start().await;
-    settled(&fleet, "n1", "unmanaged", "1.0.0").await;
+    settled(&fleet, "n1", "1.0.0", "1.0.0").await;
     let rollout = fleet.install("1.1.0").await;
     settled(&fleet, "n1", "1.1.0", "1.1.0").await;
     assert_eq!(fleet.node("n1").starts(), ["1.0.0", "1.1.0"]);
@@ -55,15 +55,28 @@ async fn succeeded() {
 
 #[tokio::test]
 async fn already_current() {
-    let mut fleet = Fleet::default().start().await;
-    fleet.node_mut("n1").kill();
-    fleet.api.reach_online("n1", false).await;
-    // Somebody copied the file by hand. The name says nothing; the digest does.
-    fs::write(fleet.node("n1").component(), script("1.1.0", Behaviour::Good)).unwrap();
-    let rollout = fleet.api.start(fleet.spec("1.1.0")).await;
-    fleet.node_mut("n1").start();
+    let fleet = Fleet::default().start().await;
+    fleet.install("1.1.0").await;
+    // Another version with the very same bytes: the name says nothing, the digest does.
+    fleet.api.publish("1.1.1", 9, &script("1.1.0", Behaviour::Good)).await;
+    let rollout = fleet.api.start(fleet.spec("1.1.1")).await;
     fleet.api.reach_upgrade(&rollout, "n1", UpgradeState::AlreadyCurrent).await;
     fleet.api.reach(&rollout, State::Succeeded).await;
+    settled(&fleet, "n1", "1.1.1", "1.1.0").await;
+    assert_eq!(fleet.node("n1").starts(), ["1.0.0", "1.1.0"]);
+}
+
+#[tokio::test]
+async fn a_file_from_before_is_adopted_and_can_be_gone_back_to() {
+    let before = script("0.9.0", Behaviour::Good);
+    let fleet = Fleet { base: None, initial: Some(before.clone()), ..Fleet::default() }.start().await;
+    assert_eq!(current(&fleet, "n1").await, "unmanaged");
+    let rollout = fleet.install("1.1.0").await;
+    settled(&fleet, "n1", "1.1.0", "1.1.0").await;
+    let back = fleet.cli(&["rollout", "rollback", rollout.trim_start_matches("rollouts/"), "--yes"]);
+    assert_eq!(back.code, 0, "{back:?}");
+    assert_eq!(fs::read(fleet.node("n1").component()).unwrap(), before);
+    assert_eq!(current(&fleet, "n1").await, "unmanaged");
 }
 
 #[tokio::test]
@@ -71,7 +84,7 @@ async fn failed_unchanged() {
     let fleet = Fleet { initial: Some(script("1.0.0", Behaviour::UnhealthyWhereToldSo)), ..Fleet::default() }
         .start()
         .await;
-    settled(&fleet, "n1", "unmanaged", "1.0.0").await;
+    settled(&fleet, "n1", "1.0.0", "1.0.0").await;
     let before = fleet.node("n1").digest();
     fs::write(fleet.node("n1").app("unhealthy"), "").unwrap();
     let rollout = fleet.api.start(fleet.spec("1.1.0")).await;
@@ -93,7 +106,7 @@ async fn rolled_back() {
     assert!(evidence.lines.iter().any(|line| line.contains("cannot bind")), "{:?}", evidence.lines);
     let halted = fleet.api.reach(&rollout, State::Halted).await;
     assert!(!halted.reason.unwrap().message.is_empty());
-    settled(&fleet, "n1", "unmanaged", "1.0.0").await;
+    settled(&fleet, "n1", "1.0.0", "1.0.0").await;
     let wait = fleet.cli(&["rollout", "wait", rollout.trim_start_matches("rollouts/")]);
     assert_eq!(wait.code, 3, "{wait:?}");
 }
@@ -103,7 +116,7 @@ async fn rollback_failed() {
     let fleet = Fleet { releases: vec![("1.1.0", Behaviour::UnhealthyWhereToldSo)], ..Fleet::default() }
         .start()
         .await;
-    settled(&fleet, "n1", "unmanaged", "1.0.0").await;
+    settled(&fleet, "n1", "1.0.0", "1.0.0").await;
     let kept = fleet.node("n1").digest().unwrap();
     let mut spec = fleet.spec("1.1.0");
     spec.policy.as_mut().unwrap().soak = Some(pbjson_types::Duration { seconds: 5, nanos: 0 });
@@ -123,7 +136,7 @@ async fn rollback_failed() {
 #[tokio::test]
 async fn refused() {
     let mut fleet = Fleet::default().start().await;
-    settled(&fleet, "n1", "unmanaged", "1.0.0").await;
+    settled(&fleet, "n1", "1.0.0", "1.0.0").await;
     fleet.node_mut("n1").kill();
     // The component is taken out of the node's own configuration while the controller still counts on it.
     let path = fleet.dir().join("n1/etc/agent.toml");
@@ -154,7 +167,7 @@ async fn expired() {
     // The order is gone: a node that comes back later is left alone.
     fleet.node_mut("n2").start();
     fleet.api.reach_online("n2", true).await;
-    assert_eq!(current(&fleet, "n2").await, "unmanaged");
+    assert_eq!(current(&fleet, "n2").await, "1.0.0");
 }
 
 #[tokio::test]
@@ -177,26 +190,26 @@ async fn cancelled_before_the_switch() {
     // Coming back after the cancellation changes nothing.
     fleet.node_mut("n1").start();
     fleet.api.reach_online("n1", true).await;
-    settled(&fleet, "n1", "unmanaged", "1.0.0").await;
+    settled(&fleet, "n1", "1.0.0", "1.0.0").await;
 }
 
 #[tokio::test]
 async fn cancelled_after_the_switch() {
     let fleet =
         Fleet { releases: vec![("1.1.0", Behaviour::HealthyWhenToldSo)], ..Fleet::default() }.start().await;
-    settled(&fleet, "n1", "unmanaged", "1.0.0").await;
+    settled(&fleet, "n1", "1.0.0", "1.0.0").await;
     let rollout = fleet.api.start(fleet.spec("1.1.0")).await;
     fleet.api.reach_upgrade(&rollout, "n1", UpgradeState::Probing).await;
     fleet.cli(&["rollout", "cancel", rollout.trim_start_matches("rollouts/"), "--yes"]);
     let upgrade = fleet.api.reach_upgrade(&rollout, "n1", UpgradeState::RolledBack).await;
     assert_eq!(upgrade.reason.unwrap().code, "CANCELLED_AFTER_SWITCH");
     fleet.api.reach(&rollout, State::Cancelled).await;
-    settled(&fleet, "n1", "unmanaged", "1.0.0").await;
+    settled(&fleet, "n1", "1.0.0", "1.0.0").await;
 }
 
 #[tokio::test]
 async fn first_install_and_back_to_absent() {
-    let fleet = Fleet { initial: None, ..Fleet::default() }.start().await;
+    let fleet = Fleet { base: None, ..Fleet::default() }.start().await;
     assert_eq!(current(&fleet, "n1").await, "absent");
     let rollout = fleet.install("1.1.0").await;
     settled(&fleet, "n1", "1.1.0", "1.1.0").await;
@@ -209,9 +222,8 @@ async fn first_install_and_back_to_absent() {
 
 #[tokio::test]
 async fn a_failed_first_install_leaves_nothing() {
-    let fleet = Fleet { initial: None, releases: vec![("1.2.0", Behaviour::Crashes)], ..Fleet::default() }
-        .start()
-        .await;
+    let fleet =
+        Fleet { base: None, releases: vec![("1.2.0", Behaviour::Crashes)], ..Fleet::default() }.start().await;
     let rollout = fleet.api.start(fleet.spec("1.2.0")).await;
     fleet.api.reach_upgrade(&rollout, "n1", UpgradeState::RolledBack).await;
     assert_eq!(fleet.node("n1").digest(), None);
@@ -250,7 +262,7 @@ async fn slow() -> TestFleet {
 #[tokio::test]
 async fn cancelled_at_the_last_safe_point() {
     let fleet = slow().await;
-    settled(&fleet, "n1", "unmanaged", "1.0.0").await;
+    settled(&fleet, "n1", "1.0.0", "1.0.0").await;
     let rollout = fleet.api.start(fleet.spec("1.1.0")).await;
     let id = rollout.trim_start_matches("rollouts/").to_owned();
     fleet.api.reach_upgrade(&rollout, "n1", UpgradeState::Fetching).await;
@@ -267,7 +279,7 @@ async fn cancelled_at_the_last_safe_point() {
     fleet.cli(&["rollout", "cancel", &id, "--yes"]);
     fleet.api.reach_upgrade(&rollout, "n1", UpgradeState::Cancelled).await;
     fleet.api.reach(&rollout, State::Cancelled).await;
-    settled(&fleet, "n1", "unmanaged", "1.0.0").await;
+    settled(&fleet, "n1", "1.0.0", "1.0.0").await;
     assert_eq!(fleet.node("n1").starts(), ["1.0.0"]);
 }
 

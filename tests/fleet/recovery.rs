@@ -41,10 +41,10 @@ impl Cut {
 
 /// Cuts a fresh node and checks how it ends; says whether the first point was reached at all.
 async fn cut(fleet: &TestFleet, name: &str, cut: &Cut) -> bool {
-    let mut node = fleet.enrolled(name, Some(&script("1.0.0", Behaviour::Good))).await;
+    let mut node = fleet.enrolled(name, None).await;
     node.start();
     fleet.api.reach_online(name, true).await;
-    eventually("the old version to run", || node.running());
+    fleet.install_base(&format!("name={name}")).await;
     node.kill();
 
     node.start_with(&[(VARIABLE, &cut.first)]);

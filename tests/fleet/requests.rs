@@ -42,8 +42,7 @@ async fn a_plan_that_drifted_is_refused() {
     let again = fleet.api.client.rollouts().create_rollout(plan("", true)).await.unwrap().into_inner();
     assert_eq!(again.plan.unwrap().plan_digest, digest, "the same fleet and seed give the same plan");
     // The fleet grows, and the plan is not what the person saw any more.
-    let index =
-        fleet.add_node("n3", Some(&crate::support::script("1.0.0", crate::support::Behaviour::Good))).await;
+    let index = fleet.add_node("n3", None).await;
     fleet.nodes[index].start();
     fleet.api.reach_online("n3", true).await;
     let status = fleet.api.client.rollouts().create_rollout(plan(&digest, false)).await.unwrap_err();

@@ -15,7 +15,7 @@ use super::{
     lifeline::Lifeline,
     node::Node,
     process::{Output, Program, binary, run},
-    program::{Behaviour, COMPONENT, script},
+    program::{BASE, Behaviour, COMPONENT, script},
     wait::eventually,
 };
 
@@ -23,20 +23,23 @@ use super::{
 pub struct Fleet {
     /// How many nodes: `n1`, `n2`, …
     pub nodes: usize,
+    /// How 1.0.0 behaves, which every node runs at the start; `None` leaves the nodes without it.
+    pub base: Option<Behaviour>,
     /// What lies at the component's path before Upfleet.
     pub initial: Option<Vec<u8>>,
-    /// Releases published at the start; their sequences are 1, 2, …
+    /// Releases published at the start; their sequences are 2, 3, …
     pub releases: Vec<(&'static str, Behaviour)>,
     /// Further keys for the agents' `[fetch]`.
     pub fetch: &'static str,
 }
 
 impl Default for Fleet {
-    /// One node with an unmanaged 1.0.0, and a good release 1.1.0.
+    /// One node that runs 1.0.0, and a good release 1.1.0.
     fn default() -> Self {
         Self {
             nodes: 1,
-            initial: Some(script("1.0.0", Behaviour::Good)),
+            base: Some(Behaviour::Good),
+            initial: None,
             releases: vec![("1.1.0", Behaviour::Good)],
             fetch: "",
         }
@@ -86,11 +89,16 @@ impl Fleet {
             let index = fleet.add_node(&format!("n{number}"), self.initial.as_deref()).await;
             fleet.nodes[index].start();
         }
-        for (sequence, (version, behaviour)) in (1..).zip(self.releases) {
+        let base = script(BASE, self.base.unwrap_or(Behaviour::Good));
+        fleet.api.publish(BASE, 1, &base).await;
+        for (sequence, (version, behaviour)) in (2..).zip(self.releases) {
             fleet.api.publish(version, sequence, &script(version, behaviour)).await;
         }
         for node in &fleet.nodes {
             fleet.api.reach_online(&node.name, true).await;
+        }
+        if self.base.is_some() && self.nodes > 0 {
+            fleet.install_base("*").await;
         }
         fleet
     }
@@ -138,6 +146,16 @@ impl TestFleet {
             policy: Some(v1::RolloutPolicy { max_unavailable: Some(count(100)), ..Default::default() }),
             ..Default::default()
         }
+    }
+
+    /// Rolls 1.0.0 out to the nodes that `selector` names, all at once.
+    pub async fn install_base(&self, selector: &str) {
+        let mut spec = self.spec(BASE);
+        spec.selector = selector.to_owned();
+        spec.policy.as_mut().expect("the spec has a policy").waves =
+            vec![v1::WaveSpec { size: Some(count(1000)), ..Default::default() }];
+        let name = self.api.start(spec).await;
+        self.api.reach(&name, v1::rollout::State::Succeeded).await;
     }
 
     /// Rolls `version` out to its end, which must be `SUCCEEDED`.
@@ -248,9 +266,9 @@ fn start_controller(dir: &Path, at: Option<&Endpoints>, lifeline: &Lifeline) -> 
         |pick: fn(&Endpoints) -> &String| at.map_or(anywhere.as_str(), |endpoints| pick(endpoints).as_str());
     let mut command = upfleet(dir);
     command.arg("serve").arg("--data").arg(&data);
-    command.args(["--api", listen(|endpoints| &endpoints.api)]);
-    command.args(["--enroll", listen(|endpoints| &endpoints.enroll)]);
-    command.args(["--metrics", listen(|endpoints| &endpoints.metrics)]);
+    command.args(["--listen", listen(|endpoints| &endpoints.api)]);
+    command.args(["--listen-enroll", listen(|endpoints| &endpoints.enroll)]);
+    command.args(["--listen-metrics", listen(|endpoints| &endpoints.metrics)]);
     let (name, value) = lifeline.variable();
     command.env(name, value).env("RUST_LOG", "info");
     let mut controller = Program::start(&mut command, &dir.join("controller.log"));

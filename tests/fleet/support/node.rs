@@ -13,7 +13,6 @@ use super::{
     lifeline::Lifeline,
     process::{Output, Program, binary, run},
     program::COMPONENT,
-    wait::eventually,
 };
 
 /// A node of a test fleet.
@@ -94,11 +93,6 @@ start_deadline = "20s"
         self.dir.join("app").join(name)
     }
 
-    /// A file in the agent's state directory.
-    pub fn state(&self, name: &str) -> PathBuf {
-        self.dir.join("state").join(name)
-    }
-
     /// SHA-256 of the component's file; `None` where there is none.
     pub fn digest(&self) -> Option<Digest> {
         fs::read(self.component()).ok().map(|bytes| Digest::of(&bytes))
@@ -159,13 +153,6 @@ start_deadline = "20s"
     pub fn kill(&mut self) {
         if let Some(mut agent) = self.agent.take() {
             agent.kill();
-        }
-    }
-
-    /// Waits until the agent ends by itself, e.g. at a crash point.
-    pub fn wait_for_end(&mut self) {
-        if let Some(mut agent) = self.agent.take() {
-            eventually("the agent to end", || agent.ended());
         }
     }
 

@@ -8,8 +8,6 @@ use std::{
     process::{Child, Command, ExitStatus, Stdio},
 };
 
-use super::wait::eventually;
-
 /// The program of that name in the directory that this test was built into.
 ///
 /// # Panics
@@ -45,10 +43,6 @@ impl Program {
         Self { child, log: log.to_owned() }
     }
 
-    pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
     /// `kill -9`, and waits until it is gone.
     pub fn kill(&mut self) {
         let _ = self.child.kill();
@@ -58,11 +52,6 @@ impl Program {
     /// The exit status, if it ended by itself.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().expect("it is our child")
-    }
-
-    /// Waits until it ends by itself.
-    pub fn wait(&mut self) -> ExitStatus {
-        eventually("a process to end", || self.ended())
     }
 
     /// What it wrote, for a failing test's text.

@@ -8,6 +8,9 @@ use std::fmt::Write as _;
 /// The component that every test node has.
 pub const COMPONENT: &str = "app";
 
+/// The version that nodes run before a test begins.
+pub const BASE: &str = "1.0.0";
+
 /// What a version does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Behaviour {
@@ -15,8 +18,6 @@ pub enum Behaviour {
     Good,
     /// Ends at once, with exit status 7 and a line on standard error.
     Crashes,
-    /// Runs, and its probe fails.
-    Unhealthy,
     /// Healthy, but not on a node whose name is in the file `unhealthy` beside it.
     UnhealthyWhereToldSo,
     /// Takes its time to become healthy: until the file `healthy` exists beside it.
@@ -27,7 +28,6 @@ pub enum Behaviour {
 pub fn script(version: &str, behaviour: Behaviour) -> Vec<u8> {
     let probe = match behaviour {
         Behaviour::Good | Behaviour::Crashes => "exit 0",
-        Behaviour::Unhealthy => "echo \"probe of $0 says no\"; exit 1",
         Behaviour::UnhealthyWhereToldSo => "[ ! -e \"$DIR/unhealthy\" ]; exit $?",
         Behaviour::HealthyWhenToldSo => "[ -e \"$DIR/healthy\" ]; exit $?",
     };
