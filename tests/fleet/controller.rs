@@ -31,7 +31,7 @@ async fn kill_during_a_rollout(seed: u64, kills: usize) {
         tokio::time::sleep(Duration::from_millis(seeded.next(400))).await;
         fleet.kill_controller();
         tokio::time::sleep(Duration::from_millis(seeded.next(100))).await;
-        fleet.start_controller();
+        fleet.start_controller().await;
     }
     fleet.api.reach(&name, State::Succeeded).await;
     for node in &fleet.nodes {
@@ -92,7 +92,7 @@ async fn a_restored_backup_orders_nothing_until_a_person_says_so() {
     fleet.kill_controller();
     fs::remove_dir_all(&data).unwrap();
     run(fleet.cli_command(&["restore"]).arg("--data").arg(&data).arg(&backup)).success();
-    fleet.start_controller();
+    fleet.start_controller().await;
     for number in 1..=5 {
         fleet.api.reach_online(&format!("n{number}"), true).await;
     }
@@ -140,14 +140,14 @@ async fn a_store_replaced_by_hand_raises_an_alarm_instead_of_ordering() {
     let data = fleet.data();
     let copy = fleet.dir().join("copy");
     assert!(std::process::Command::new("cp").arg("-r").arg(&data).arg(&copy).status().unwrap().success());
-    fleet.start_controller();
+    fleet.start_controller().await;
     fleet.install("1.1.0").await;
     fleet.install("1.2.0").await;
     fleet.kill_controller();
     // No `upfleet restore`: the epoch is what it was.
     fs::remove_dir_all(&data).unwrap();
     fs::rename(&copy, &data).unwrap();
-    fleet.start_controller();
+    fleet.start_controller().await;
     eventually_async("the alarm", || async {
         let node = fleet.api.node("n1").await;
         let code = node.reason.map(|reason| reason.code).unwrap_or_default();

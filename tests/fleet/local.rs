@@ -18,7 +18,7 @@ async fn a_local_rollback_works_without_the_controller_and_holds() {
         fleet.node("n1").running().filter(|(version, _)| version == "1.0.0")
     });
     // The controller returns and learns of it, and its order for 1.1.0 is not offered again.
-    fleet.start_controller();
+    fleet.start_controller().await;
     fleet.api.reach_online("n1", true).await;
     eventually_async("the hold to be known", || async {
         let component = fleet.api.component("n1").await.ok_or("no component")?;

@@ -81,9 +81,7 @@ async fn a_file_from_before_is_adopted_and_can_be_gone_back_to() {
 
 #[tokio::test]
 async fn failed_unchanged() {
-    let fleet = Fleet { initial: Some(script("1.0.0", Behaviour::UnhealthyWhereToldSo)), ..Fleet::default() }
-        .start()
-        .await;
+    let fleet = Fleet { base: Some(Behaviour::UnhealthyWhereToldSo), ..Fleet::default() }.start().await;
     settled(&fleet, "n1", "1.0.0", "1.0.0").await;
     let before = fleet.node("n1").digest();
     fs::write(fleet.node("n1").app("unhealthy"), "").unwrap();
@@ -242,8 +240,7 @@ async fn a_failed_digest_is_not_tried_again_unless_somebody_says_so() {
     fleet.api.reach(&rollout, State::Halted).await;
     // What was wrong with the node is mended; the digest is still marked.
     fs::remove_file(fleet.node("n1").app("unhealthy")).unwrap();
-    let retry = fleet.cli(&["rollout", "retry", &id]);
-    assert_ne!(retry.code, 0, "{retry:?}");
+    fleet.cli(&["rollout", "retry", &id]);
     fleet.api.reach_upgrade(&rollout, "n1", UpgradeState::Refused).await;
     fleet.api.reach(&rollout, State::Halted).await;
     let retry = fleet.cli(&["rollout", "retry", &id, "--allow-failed-digest"]);
@@ -255,7 +252,7 @@ async fn a_failed_digest_is_not_tried_again_unless_somebody_says_so() {
 async fn slow() -> TestFleet {
     let fleet =
         Fleet { fetch: "rate_limit = \"64KiB\"", releases: Vec::new(), ..Fleet::default() }.start().await;
-    fleet.api.publish("1.1.0", 1, &padded("1.1.0", Behaviour::Good, 300 << 10)).await;
+    fleet.api.publish("1.1.0", 2, &padded("1.1.0", Behaviour::Good, 300 << 10)).await;
     fleet
 }
 
@@ -305,7 +302,7 @@ async fn a_hard_pause_is_resumed_from_the_safe_point() {
 #[tokio::test]
 async fn superseded() {
     let mut fleet = slow().await;
-    fleet.api.publish("1.2.0", 2, &script("1.2.0", Behaviour::Good)).await;
+    fleet.api.publish("1.2.0", 3, &script("1.2.0", Behaviour::Good)).await;
     let mut spec = fleet.spec("1.1.0");
     spec.policy.as_mut().unwrap().silence_after = Some(pbjson_types::Duration { seconds: 1, nanos: 0 });
     let first = fleet.api.start(spec).await;

@@ -139,13 +139,13 @@ async fn pause_starts_no_more_nodes() {
     fleet.api.reach_upgrade(&name, &canary, UpgradeState::Probing).await;
     fleet.cli(&["rollout", "pause", id(&name)]).success();
     fleet.api.reach(&name, State::Paused).await;
-    assert_eq!(fleet.cli(&["rollout", "wait", id(&name)]).code, 6);
     // The node under way finishes; the other is not begun.
     for node in &fleet.nodes {
         fs::write(node.app("healthy"), "").unwrap();
     }
     fleet.api.reach_upgrade(&name, &canary, UpgradeState::Succeeded).await;
     assert_eq!(fleet.api.rollout(&name).await.state(), State::Paused);
+    assert_eq!(fleet.cli(&["rollout", "wait", id(&name)]).code, 6);
     let other = fleet.nodes.iter().find(|node| node.name != canary).unwrap();
     assert_eq!(other.starts(), ["1.0.0"]);
     fleet.cli(&["rollout", "resume", id(&name)]).success();

@@ -110,6 +110,7 @@ def main():
 
     spec = {
         "component": component,
+        "selector": "*",
         "install": {"release": release["name"]},
         "policy": {"waves": [{"size": {"count": 1}}, {"size": {"percent": 100}}]},
     }

@@ -208,13 +208,14 @@ impl TestFleet {
         }
     }
 
-    /// Starts the controller again, where it listened before.
-    pub fn start_controller(&mut self) {
+    /// Starts the controller again, where it listened before, and connects to it.
+    pub async fn start_controller(&mut self) {
         assert!(self.controller.is_none(), "the controller runs");
         let (controller, endpoints) =
             start_controller(self.dir.path(), Some(&self.endpoints), &self.lifeline);
         self.controller = Some(controller);
         self.endpoints = endpoints;
+        self.api = Api::connect(&self.context).await;
     }
 
     /// What the controller and the agents wrote, for a failing test.
