@@ -251,8 +251,8 @@ async fn a_failed_digest_is_not_tried_again_unless_somebody_says_so() {
 /// A fleet whose nodes take some seconds to fetch the release 1.1.0, which is published here.
 async fn slow() -> TestFleet {
     let fleet =
-        Fleet { fetch: "rate_limit = \"64KiB\"", releases: Vec::new(), ..Fleet::default() }.start().await;
-    fleet.api.publish("1.1.0", 2, &padded("1.1.0", Behaviour::Good, 300 << 10)).await;
+        Fleet { fetch: "rate_limit = \"512KiB\"", releases: Vec::new(), ..Fleet::default() }.start().await;
+    fleet.api.publish("1.1.0", 2, &padded("1.1.0", Behaviour::Good, 3 << 20)).await;
     fleet
 }
 
@@ -300,7 +300,7 @@ async fn a_hard_pause_is_resumed_from_the_safe_point() {
 }
 
 #[tokio::test]
-async fn superseded() {
+async fn an_order_that_was_given_up_is_not_taken_up_by_a_returning_node() {
     let mut fleet = slow().await;
     fleet.api.publish("1.2.0", 3, &script("1.2.0", Behaviour::Good)).await;
     let mut spec = fleet.spec("1.1.0");
@@ -313,10 +313,10 @@ async fn superseded() {
     fleet.cli(&["rollout", "cancel", first.trim_start_matches("rollouts/"), "--yes"]);
     fleet.api.reach(&first, State::Cancelled).await;
     let second = fleet.api.start(fleet.spec("1.2.0")).await;
-    // Its journal still holds the first order, the controller a newer one.
+    // Its journal still holds the first order, the controller a cancellation of it and a newer one.
     fleet.node_mut("n1").start();
     fleet.api.reach(&second, State::Succeeded).await;
-    fleet.api.reach_upgrade(&first, "n1", UpgradeState::Superseded).await;
+    fleet.api.reach_upgrade(&first, "n1", UpgradeState::Cancelled).await;
     settled(&fleet, "n1", "1.2.0", "1.2.0").await;
     assert_eq!(fleet.node("n1").starts(), ["1.0.0", "1.2.0"]);
 }

@@ -137,15 +137,15 @@ fn cuts(points: impl IntoIterator<Item = String>, release: &'static str) -> Vec<
 #[tokio::test(flavor = "multi_thread", worker_threads = 8)]
 async fn matrix_of_crashes_in_a_good_release() {
     let (made, reached) = run(cuts(points(), GOOD)).await;
-    // What only a rollback comes by is reached in the other matrix.
+    // What only a rollback comes by is reached in the other matrix. None at all: the agent lacks its crash points.
     assert!(reached * 2 > made, "{reached} of {made} points were reached");
     println!("figure: crashes_in_a_good_release {made} cuts, {reached} reached their point, all converged");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 8)]
 async fn matrix_of_crashes_in_a_bad_release() {
-    let every = if endure() { 1 } else { 3 };
-    let (made, reached) = run(cuts(points().into_iter().step_by(every), BAD)).await;
+    let (made, reached) = run(cuts(points(), BAD)).await;
+    assert!(reached * 2 > made, "{reached} of {made} points were reached");
     println!("figure: crashes_in_a_bad_release {made} cuts, {reached} reached their point, all converged");
 }
 
@@ -163,7 +163,7 @@ async fn matrix_of_crashes_in_recovery() {
             .collect()
     } else {
         // A sample that walks both lists at different paces.
-        (0..8).map(|n| pair(n * 7 + 3, n * 5 + 1, if n % 2 == 0 { GOOD } else { BAD })).collect()
+        (0..24).map(|n| pair(n * 7 + 3, n * 5 + 1, if n % 2 == 0 { GOOD } else { BAD })).collect()
     };
     let (made, reached) = run(pairs).await;
     println!("figure: crashes_in_recovery {made} cuts, {reached} reached their first point, all converged");

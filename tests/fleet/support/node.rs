@@ -77,7 +77,7 @@ failures = 2
 
 [component.health]
 soak = "200ms"
-start_deadline = "20s"
+start_deadline = "8s"
 "#
         );
         fs::write(self.dir.join("etc/agent.toml"), text).unwrap();
