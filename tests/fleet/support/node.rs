@@ -121,6 +121,7 @@ start_deadline = "8s"
             .arg("--config")
             .arg(self.dir.join("etc"))
             .args(arguments)
+            .current_dir(&self.dir)
             .env(self.lifeline.0, &self.lifeline.1)
             .env_remove("UPFLEET_CONFIG");
         command
