@@ -325,12 +325,31 @@ impl Fleet {
         };
         let created = client.rollouts().create_rollout(request).await?.into_inner();
         let name = created.rollout.unwrap_or_default().name;
-        client.rollouts().start_rollout(v1::StartRolloutRequest { name, etag: String::new() }).await?;
+        let start = v1::StartRolloutRequest { name: name.clone(), etag: String::new() };
+        client.rollouts().start_rollout(start).await?;
         self.wait_for_nodes(client, |node| {
             let Some(component) = node.components.first() else { return false };
             component.pid != 0 && render::component_state(component.current.as_ref()) == FIRST.version
         })
-        .await
+        .await?;
+        self.wait_for_the_end(client, name).await
+    }
+
+    /// Nodes say what they run before the rollout that brought it has ended, and are in no other until then.
+    async fn wait_for_the_end(&self, client: &Client, name: String) -> Result<()> {
+        let begun = Instant::now();
+        loop {
+            let request = v1::GetRolloutRequest { name: name.clone() };
+            let rollout =
+                client.rollouts().get_rollout(request).await?.into_inner().rollout.unwrap_or_default();
+            if rollout.end_time.is_some() {
+                return Ok(());
+            }
+            if begun.elapsed() > PATIENCE {
+                return Err(Failure::new(Exit::Internal, "the first release was not rolled out in time"));
+            }
+            sleep(POLL).await;
+        }
     }
 
     async fn wait_for_nodes(&self, client: &Client, ready: impl Fn(&v1::Node) -> bool) -> Result<()> {
