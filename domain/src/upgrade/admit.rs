@@ -52,7 +52,7 @@ pub fn admit(record: &Record, policy: &Policy, offer: &Offer) -> Result<Admissio
     if !desired.layers.is_empty() {
         return Err(Reason::new(ReasonCode::KindUnsupported).with("kind", "patch"));
     }
-    let accepted = accepted(desired, goal(policy, offer)?);
+    let accepted = accepted(desired, goal(record, policy, offer)?);
     permit(record, policy, &accepted)?;
     Ok(Admission::Begin(Box::new(accepted)))
 }
@@ -113,10 +113,17 @@ pub fn is_kept(record: &Record, state: &ComponentState) -> bool {
     record.kept.iter().any(|kept| kept.same_content(state))
 }
 
-fn goal(policy: &Policy, offer: &Offer) -> Result<Goal, Reason> {
+/// The node's own word for what an order wants back. An order names content; version and sequence, by which
+/// downgrades are told, come from verified manifests only.
+fn own(record: &Record, state: &ComponentState) -> ComponentState {
+    let mut known = std::iter::once(&record.current).chain(&record.kept);
+    known.find(|own| own.same_content(state)).unwrap_or(state).clone()
+}
+
+fn goal(record: &Record, policy: &Policy, offer: &Offer) -> Result<Goal, Reason> {
     let untrusted = |problem: &str| Reason::new(ReasonCode::UntrustedManifest).with("problem", problem);
     match &offer.desired.target {
-        Target::Restore(state) => Ok(Goal::Restore { state: state.clone() }),
+        Target::Restore(state) => Ok(Goal::Restore { state: own(record, state) }),
         // `admit` answers it before it comes here; it changes nothing either way.
         Target::Stay => Err(untrusted("an order to stay has no goal")),
         Target::Install(ordered) => {

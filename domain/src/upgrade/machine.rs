@@ -125,7 +125,7 @@ impl Machine {
         let retry = self.retry_at.filter(|_| idle);
         let passage = self.record.passage.as_ref();
         let deadline = passage.map(|passage| passage.deadline);
-        let pending = passage.filter(|passage| passage.phase == Phase::Pending);
+        let pending = passage.filter(|passage| passage.phase == Phase::Pending && passage.end.is_none());
         let not_after = pending.and_then(|passage| passage.order.not_after);
         [watch, retry, deadline, not_after].into_iter().flatten().min()
     }

@@ -67,7 +67,19 @@ impl Machine {
         let Some(passage) = &self.record.passage else { return };
         match passage.from.artifact() {
             Some(digest) => self.perform(StepKind::Backup { digest }),
+            // What somebody put there since the checks has no backup, and must not be written over.
+            None => self.perform(StepKind::Inspect { probe: false }),
+        }
+    }
+
+    /// A first install: the place must be as empty as it was when it was checked.
+    fn empty_still(&mut self, found: &Found, now: Time) {
+        match found.installed {
             None => self.switch(),
+            Some(actual) => {
+                let reason = Reason::new(ReasonCode::Drifted).with("actual", actual);
+                self.give_up(reason.with("recorded", "nothing"), false, now);
+            }
         }
     }
 
@@ -114,6 +126,9 @@ impl Machine {
                     }
                 }
                 self.watch_on(now);
+            }
+            (StepKind::Inspect { .. }, Answer::Inspected(found)) if self.in_phase(Phase::Activating) => {
+                self.empty_still(&found, now);
             }
             (StepKind::Inspect { .. }, Answer::Inspected(found)) if self.in_phase(Phase::Committing) => {
                 self.prove(&found, now);

@@ -52,7 +52,8 @@ impl Machine {
         let of_passage = self.record.passage.as_ref().and_then(|passage| passage.order.upgrade.clone());
         let named = desired.upgrade.clone();
         let mut answered = named.is_none() || named == of_passage;
-        if let Some(waiting) = self.record.next.take() {
+        // A local rollback is the will of a person at the node; the controller does not undo it.
+        if let Some(waiting) = self.record.next.take_if(|waiting| waiting.upgrade.is_some()) {
             answered = answered || waiting.upgrade == named;
             self.report_end(Ended::unbegun(&waiting), Outcome::Cancelled, cancelled(), None, now);
         }
@@ -71,7 +72,7 @@ impl Machine {
     fn cancel(&mut self, reason: Reason, now: Time) {
         let Some(passage) = &self.record.passage else { return };
         if passage.order.upgrade.is_none() {
-            // A local rollback is the will of a person at the node; the controller does not undo it.
+            // A local rollback under way, which stands like one that waits.
         } else if self.untouched() {
             self.end(Outcome::Cancelled, reason, now);
         } else if passage.end.is_none() && passage.phase != Phase::RollingBack {

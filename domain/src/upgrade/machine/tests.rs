@@ -320,3 +320,57 @@ fn a_crash_at_any_step_ends_in_the_new_state_or_the_old() {
         }
     }
 }
+
+#[test]
+fn the_controller_does_not_take_back_a_local_rollback_that_waits() {
+    let mut node = Node::settled();
+    node.send(Event::Order(Box::new(install(2, "u2", 2))));
+    assert_eq!(node.run("u2"), Outcome::Succeeded);
+    node.send(Event::Order(Box::new(install(3, "u3", 3))));
+    node.run_to("stage");
+    let to = node.machine.record().kept.first().cloned();
+    node.send(Event::LocalRollback { to, message: "back".into() });
+    node.send(Event::Order(Box::new(offer(4, "u3", Target::Stay))));
+    while node.answer_one() || (node.machine.record().passage.is_some() && node.advance()) {}
+    assert_eq!((node.installed, node.process.digest()), (Some(digest(1)), Some(digest(1))));
+}
+
+/// Version and sequence of what is put back are the node's own, whatever the order calls it: else an order
+/// without a manifest could lower the sequence by which downgrades are told.
+#[test]
+fn an_order_to_restore_does_not_rename_what_is_kept() {
+    let mut node = Node::settled();
+    node.send(Event::Order(Box::new(install(2, "u2", 2))));
+    assert_eq!(node.run("u2"), Outcome::Succeeded);
+    for (number, upgrade, n) in [(3, "u3", 2), (4, "u4", 1)] {
+        let renamed = crate::state::ReleaseRef { sequence: 0, ..node::release(n) };
+        let target = Target::Restore(ComponentState::release(renamed));
+        node.send(Event::Order(Box::new(offer(number, upgrade, target))));
+        node.run(upgrade);
+        assert_eq!(node.machine.record().current, ComponentState::release(node::release(n)));
+    }
+}
+
+#[test]
+fn what_came_into_an_empty_place_meanwhile_is_not_written_over() {
+    let mut node = Node::new(None);
+    node.send(Event::Order(Box::new(install(1, "u1", 1))));
+    node.run_to("stage");
+    node.installed = Some(digest(9));
+    assert_eq!(node.run("u1"), Outcome::FailedUnchanged);
+    assert_eq!((node.reason("u1"), node.installed), (ReasonCode::Drifted, Some(digest(9))));
+}
+
+/// While an ended upgrade is tidied up, its order's own limit wakes nobody: that would spin.
+#[test]
+fn a_limit_that_passes_after_the_end_wakes_nobody() {
+    let mut node = Node::settled();
+    let mut order = install(2, "u2", 2);
+    order.desired.hold_before = Some(Phase::Pending);
+    order.desired.not_after = Some(Time(node.now.0 + 10));
+    node.send(Event::Order(Box::new(order)));
+    node.send(Event::Order(Box::new(offer(3, "u2", Target::Stay))));
+    node.now = Time(node.now.0 + 20);
+    assert!(node.machine.record().passage.is_some());
+    assert!(node.machine.wake_at().is_some_and(|at| at > node.now));
+}
