@@ -109,3 +109,13 @@ pub fn drift(record: &Record, policy: &Policy, found: &Found) -> Option<Reason> 
 pub fn adopt(found: &Found) -> ComponentState {
     found.installed.map_or_else(ComponentState::absent, ComponentState::unmanaged)
 }
+
+/// What is taken to be kept of a component that nothing is recorded of: the versions that lie there. In which
+/// order they were current nobody knows any more.
+#[must_use]
+pub fn adopt_kept(found: &Found) -> Vec<ComponentState> {
+    let mut kept: Vec<Digest> = found.kept.clone();
+    kept.retain(|digest| Some(*digest) != found.installed);
+    kept.sort_unstable();
+    kept.into_iter().map(ComponentState::unmanaged).collect()
+}

@@ -40,6 +40,8 @@ impl Machine {
         if !self.record.adopted {
             self.record.adopted = true;
             self.record.current = recover::adopt(&found);
+            // After a journal was lost: the ways back are still ways back, and are not to be pruned.
+            self.record.kept = recover::adopt_kept(&found);
             // After a journal was lost: a process of just that file is one the agent had started.
             self.record.started = found.installed.is_some() && found.process.digest() == found.installed;
         }

@@ -374,3 +374,19 @@ fn a_limit_that_passes_after_the_end_wakes_nobody() {
     assert!(node.machine.record().passage.is_some());
     assert!(node.machine.wake_at().is_some_and(|at| at > node.now));
 }
+
+#[test]
+fn a_lost_journal_does_not_cost_the_ways_back() {
+    let mut node = Node::settled();
+    node.send(Event::Order(Box::new(install(2, "u2", 2))));
+    assert_eq!(node.run("u2"), Outcome::Succeeded);
+    let blank = crate::upgrade::record::Record::new("web".parse().unwrap());
+    node.machine = crate::upgrade::machine::Machine::new(node.machine.policy().clone(), blank);
+    node.send(Event::Started);
+    node.send(Event::Order(Box::new(install(3, "u3", 3))));
+    assert_eq!(node.run("u3"), Outcome::Succeeded);
+    assert_eq!(node.versions, BTreeSet::from([digest(1), digest(2), digest(3)]));
+    let target = Target::Restore(ComponentState::unmanaged(digest(1)));
+    node.send(Event::Order(Box::new(offer(4, "u4", target))));
+    assert_eq!(node.run("u4"), Outcome::Succeeded);
+}
