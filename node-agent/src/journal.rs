@@ -4,7 +4,8 @@
 //! intact one counts. Space is allocated ahead, so that a full disk does not keep an agent from writing down a
 //! rollback. It knows nothing of what the records mean.
 //!
-//! Layout, integers little-endian: `UPFLEETJ`, format `u32`, zero `u32`; then per record length `u32`,
+//! Layout, integers little-endian: `UPFLEETJ`, format `u32`, `u32` 1 where the file had its first record when it
+//! got its name, else 0; then per record length `u32`,
 //! CRC-32 `u32` of length and payload, payload in JSON. Zeros follow up to the allocated end.
 
 use std::{
@@ -39,6 +40,8 @@ pub struct Journal {
     file: File,
     end: u64,
     allocated: u64,
+    /// Whether its name is known to outlast a power failure; until then no record in it does.
+    named: bool,
 }
 
 /// What opening a journal gave.
@@ -172,12 +175,17 @@ impl Journal {
         }
         self.file.write_all_at(frame, self.end)?;
         self.file.sync_data()?;
+        if !self.named {
+            sync_dir(&self.path)?;
+            self.named = true;
+        }
         self.end = end;
         self.allocated = self.allocated.max(end);
         Ok(())
     }
 
-    /// Replaces the records by the last one. Failing to do so is no error: the journal stays as it is.
+    /// Replaces the records by the last one. Failing to do so is no error: the journal stays as it is. Once
+    /// the name has passed to the new file, that one is written on, whatever becomes of the rest.
     pub fn compact(&mut self, record: &Record) {
         crash::point("journal.compact.before");
         match create(&self.path, Some(record)) {
@@ -233,7 +241,7 @@ fn create(path: &Path, record: Option<&Record>) -> io::Result<Journal> {
     let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&tmp)?;
     let mut bytes = Vec::from(MAGIC.as_slice());
     bytes.extend(FORMAT.to_le_bytes());
-    bytes.extend([0; 4]);
+    bytes.extend(u32::from(record.is_some()).to_le_bytes());
     if let Some(record) = record {
         bytes.extend(frame(record)?);
     }
@@ -249,8 +257,8 @@ fn create(path: &Path, record: Option<&Record>) -> io::Result<Journal> {
     file.sync_all()?;
     crash::point("journal.compact.written");
     std::fs::rename(&tmp, path)?;
-    sync_dir(path)?;
-    Ok(Journal { path: path.to_owned(), file, end, allocated })
+    let named = sync_dir(path).is_ok();
+    Ok(Journal { path: path.to_owned(), file, end, allocated, named })
 }
 
 fn reopen(path: &Path, end: u64, allocated: u64) -> io::Result<Journal> {
@@ -264,7 +272,8 @@ fn reopen(path: &Path, end: u64, allocated: u64) -> io::Result<Journal> {
         file.write_all_at(&vec![0; rest.len()], end)?;
         file.sync_data()?;
     }
-    Ok(Journal { path: path.to_owned(), file, end, allocated })
+    // The agent that was here last may have ended before it knew that the name is on the disk.
+    Ok(Journal { path: path.to_owned(), file, end, allocated, named: false })
 }
 
 fn sync_dir(path: &Path) -> io::Result<()> {
@@ -324,9 +333,10 @@ fn scan(bytes: &[u8]) -> Scan {
     let rest = &bytes[end..];
     let written = rest.iter().any(|byte| *byte != 0);
     // A tear is at the very end. An intact record behind a broken one means that something else happened, and
-    // so does a broken first one, since a journal is never without its first record for longer than a tear.
+    // so does a broken first one, unless the journal began without it.
+    let lost = last.is_none() && header[12] == 1;
     let behind = (1..rest.len()).any(|offset| record_at(rest, offset).is_some());
-    if format == 0 || (written && behind) {
+    if format == 0 || lost || (written && behind) {
         return Scan::Damaged;
     }
     match last.map(serde_json::from_slice) {

@@ -80,6 +80,24 @@ fn damage_before_the_tail_is_moved_aside_and_said() {
     }
 }
 
+/// A compacted journal has one record, which is what an idle component has: its damage is no tear.
+#[test]
+fn damage_to_the_only_record_is_said_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut journal = Journal::open(dir.path(), &web()).unwrap().journal;
+    journal.append(&record(1)).unwrap();
+    journal.compact(&record(2));
+    let path = dir.path().join("web.journal");
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[HEADER as usize + 40] ^= 1;
+    std::fs::write(&path, &bytes).unwrap();
+    let opened = Journal::open(dir.path(), &web()).unwrap();
+    assert_eq!(
+        (opened.record, opened.damage.map(|damage| damage.code)),
+        (None, Some(ReasonCode::JournalDamaged))
+    );
+}
+
 #[test]
 fn a_newer_format_is_refused_and_left_alone() {
     let dir = tempfile::tempdir().unwrap();
@@ -90,6 +108,20 @@ fn a_newer_format_is_refused_and_left_alone() {
     let error = Journal::open(dir.path(), &web()).unwrap_err();
     assert_eq!(error.reason().code, ReasonCode::StateTooNew);
     assert_eq!(std::fs::read(&path).unwrap(), bytes);
+}
+
+/// Where the directory could not be synced after a compaction, what is written later still goes into the file
+/// that has the name, and the name is made durable with it.
+#[test]
+fn a_compaction_whose_name_is_not_durable_yet_loses_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut journal = Journal::open(dir.path(), &web()).unwrap().journal;
+    journal.append(&record(1)).unwrap();
+    journal.compact(&record(1));
+    journal.named = false;
+    journal.append(&record(2)).unwrap();
+    assert!(journal.named);
+    assert_eq!(number(&Journal::open(dir.path(), &web()).unwrap()), Some(2));
 }
 
 #[test]
