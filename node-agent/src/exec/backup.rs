@@ -24,8 +24,11 @@ pub(super) fn back_up(place: &Place, digest: &Digest) -> Result<(), Reason> {
         return Err(reason.with("recorded", digest));
     }
     make_store(place).map_err(failed(ReasonCode::StageFailed, "create", &place.store))?;
+    let dir = place.versions();
+    let named = || sync_dir(&dir).map_err(failed(ReasonCode::StageFailed, "write to the disk", &dir));
     if hash_file(&version).is_ok_and(|kept| kept == *digest) {
-        return Ok(());
+        // Perhaps renamed just before a crash: its name must be on the disk before another takes its place.
+        return named();
     }
     let temporary = place.versions().join(format!(".{digest}.tmp"));
     remove_if_there(&temporary).map_err(failed(ReasonCode::StageFailed, "remove", &temporary))?;
@@ -41,8 +44,7 @@ pub(super) fn back_up(place: &Place, digest: &Digest) -> Result<(), Reason> {
     crash::point("backup.linked");
     std::fs::rename(&temporary, &version).map_err(failed(ReasonCode::StageFailed, "rename", &temporary))?;
     crash::point("backup.renamed");
-    let dir = place.versions();
-    sync_dir(&dir).map_err(failed(ReasonCode::StageFailed, "write to the disk", &dir))
+    named()
 }
 
 pub(super) fn linkless(error: &io::Error) -> bool {

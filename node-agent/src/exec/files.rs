@@ -56,8 +56,9 @@ pub(super) fn make_store(place: &Place) -> io::Result<()> {
     for dir in [place.incoming(), place.versions()] {
         if !dir.is_dir() {
             builder.create(&dir)?;
-            sync_dir(&place.store)?;
-            sync_dir(&place.parent)?;
+            for parent in dir.ancestors().skip(1).take_while(|above| above.starts_with(&place.parent)) {
+                sync_dir(parent)?;
+            }
         }
     }
     Ok(())

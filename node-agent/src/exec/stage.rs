@@ -17,7 +17,8 @@ pub(super) fn stage(place: &Place, first: &FirstInstall, digest: &Digest) -> Res
     make_store(place).map_err(failed(ReasonCode::StageFailed, "create", &place.store))?;
     if !part.exists() {
         let found = hash_file(&version).map_err(failed(ReasonCode::StageFailed, "read", &version))?;
-        return expect(found, digest);
+        expect(found, digest)?;
+        return named(place);
     }
     let file = open(&part).map_err(failed(ReasonCode::StageFailed, "open", &part))?;
     meta::give(&file, place, first)
@@ -30,6 +31,11 @@ pub(super) fn stage(place: &Place, first: &FirstInstall, digest: &Digest) -> Res
     expect(hash(&file).map_err(failed(ReasonCode::StageFailed, "read back", &part))?, digest)?;
     std::fs::rename(&part, &version).map_err(failed(ReasonCode::StageFailed, "rename", &part))?;
     crash::point("stage.renamed");
+    named(place)
+}
+
+/// Makes the version's new name durable, also where a crash came between the rename and this.
+fn named(place: &Place) -> Result<(), Reason> {
     for dir in [place.versions(), place.incoming()] {
         sync_dir(&dir).map_err(failed(ReasonCode::StageFailed, "write to the disk", &dir))?;
     }
