@@ -224,12 +224,12 @@ impl Identities {
     /// Where the node is not enrolled, or a file is damaged.
     pub fn load(state_dir: &Path) -> Result<Self, IdentityError> {
         let dir = state_dir.join("identity");
-        let (next, old) = beside(&dir);
+        let (_, old) = beside(&dir);
         // A crash between two renames, on file systems that can't exchange directories.
         if !dir.exists() && old.exists() {
             fs::rename(&old, &dir).map_err(io_error("restore", &dir))?;
         }
-        let _ = fs::remove_dir_all(next);
+        // What lies in `next` is left alone: a command may read this while the running agent is writing it.
         let identity = read(&dir)?;
         Ok(Self { dir, current: Arc::new(ArcSwap::from_pointee(identity)) })
     }
@@ -306,7 +306,11 @@ fn write(dir: &Path, identity: &Identity) -> Result<(), IdentityError> {
     }
     sync_dir(&next)?;
     put_in_place(&next, dir, &old)?;
-    sync_dir(dir.parent().unwrap_or(dir))
+    sync_dir(dir.parent().unwrap_or(dir))?;
+    // Only now is the one before not needed any more, whatever happens.
+    let _ = fs::remove_dir_all(&next);
+    let _ = fs::remove_dir_all(&old);
+    Ok(())
 }
 
 /// Exchanges the directories in one step where the file system can; otherwise by two renames, which
@@ -315,15 +319,12 @@ fn put_in_place(next: &Path, dir: &Path, old: &Path) -> Result<(), IdentityError
     use rustix::fs::{CWD, RenameFlags, renameat_with};
     if dir.exists() {
         if renameat_with(CWD, next, CWD, dir, RenameFlags::EXCHANGE).is_ok() {
-            let _ = fs::remove_dir_all(next);
             return Ok(());
         }
         let _ = fs::remove_dir_all(old);
         fs::rename(dir, old).map_err(io_error("set aside", dir))?;
     }
-    fs::rename(next, dir).map_err(io_error("put in place", dir))?;
-    let _ = fs::remove_dir_all(old);
-    Ok(())
+    fs::rename(next, dir).map_err(io_error("put in place", dir))
 }
 
 fn sync_dir(dir: &Path) -> Result<(), IdentityError> {
