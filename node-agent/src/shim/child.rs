@@ -140,8 +140,14 @@ fn execute(
     if let Some(pipe) = child.stderr.take() {
         read_in_background(output, true, pipe);
     }
-    let identity = identity.map_err(|error| failed(format!("could not look at the new process: {error}")))?;
-    Ok((identity, file))
+    match identity {
+        Ok(identity) => Ok((identity, file)),
+        Err(error) => {
+            // Out of descriptors, most likely. What nobody knows must not run.
+            kill_descendants(Duration::from_secs(5));
+            Err(failed(format!("could not look at the new process: {error}")))
+        }
+    }
 }
 
 /// A file that was just written can be "busy" for a moment, while some other process that is being started

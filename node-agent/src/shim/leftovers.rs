@@ -32,9 +32,9 @@ impl Record {
 
 fn find(shim: &Identity, process: Option<&Identity>) -> Vec<Identity> {
     let all = processes::all();
-    // A living leader of that session is not the dead shim: the number was given away, which the kernel does
-    // only once the whole old session is gone.
-    let given_away = all.contains_key(&shim.pid);
+    // Another process of that number: it was given away, which the kernel does only once the whole old session
+    // is gone. The shim itself may still be there as well, dead and not collected.
+    let given_away = all.get(&shim.pid).is_some_and(|stat| stat.start_time != shim.start_time);
     let of_session = all.iter().filter(|(_, stat)| {
         !given_away && stat.session == shim.pid && stat.start_time >= shim.start_time && stat.is_running()
     });
@@ -42,4 +42,27 @@ fn find(shim: &Identity, process: Option<&Identity>) -> Vec<Identity> {
     let mut found: Vec<Identity> = of_session.map(|(pid, stat)| identity(*pid, stat.start_time)).collect();
     found.extend(process.filter(|process| process.is_running() && !found.contains(process)).cloned());
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use rustix::process::Signal;
+
+    use super::*;
+
+    /// A killed shim stays in `/proc` until its parent collects it, which may be late or never.
+    #[test]
+    fn what_a_dead_shim_has_left_is_found_before_the_shim_is_collected() {
+        let mut shim = Command::new("setsid").args(["sh", "-c", "sleep 60 & exit 0"]).spawn().unwrap();
+        let identity = Identity::of(shim.id()).unwrap();
+        while identity.is_running() {
+            std::thread::yield_now();
+        }
+        let left = find(&identity, None);
+        assert_eq!(left.len(), 1, "{left:?}");
+        assert!(left[0].signal(Signal::KILL));
+        shim.wait().unwrap();
+    }
 }
