@@ -150,7 +150,14 @@ impl Supervisor {
         if self.inner.mode == RunMode::None {
             return Ok(ProcessStateInfo::NotRun);
         }
-        match call(&self.inner.dir, Op::State, ANSWER).await {
+        let mut answer = call(&self.inner.dir, Op::State, ANSWER).await;
+        // A node under load may make a shim late; that says nothing of the process.
+        for _ in 0..2 {
+            if matches!(answer, Err(CallError::TimedOut(_) | CallError::Broken(_))) {
+                answer = call(&self.inner.dir, Op::State, ANSWER).await;
+            }
+        }
+        match answer {
             Ok(Body::State(state)) => Ok(state),
             Ok(other) => Err(self.unavailable(format!("unexpected answer {other:?}"))),
             Err(CallError::NoShim(_)) if !self.has_run() => Ok(ProcessStateInfo::Stopped { last_exit: None }),
@@ -241,4 +248,31 @@ fn log_tail(path: &Path, lines: usize) -> Vec<String> {
     let text = String::from_utf8_lossy(&bytes);
     let all: Vec<&str> = text.lines().skip(usize::from(cut)).collect();
     all[all.len().saturating_sub(lines)..].iter().map(|line| (*line).to_owned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{io::AsyncWriteExt as _, net::UnixListener};
+
+    use super::*;
+
+    /// Two connections break, the third is answered.
+    #[tokio::test]
+    async fn a_shim_that_is_late_is_asked_again() {
+        let state = tempfile::tempdir().unwrap();
+        let config = "name = \"a\"\npath = \"/opt/a\"\n[run]\nmode = \"supervised\"";
+        let config: ComponentConfig = toml::from_str(config).unwrap();
+        let dir = shim_dir(state.path(), &config.name);
+        std::fs::create_dir_all(&dir).unwrap();
+        let listener = UnixListener::bind(dir.join(crate::shim::protocol::SOCKET)).unwrap();
+        let shim = tokio::spawn(async move {
+            for _ in 0..2 {
+                drop(listener.accept().await.unwrap());
+            }
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.write_all(b"{\"v\":1,\"state\":{\"state\":\"not_run\"}}\n").await.unwrap();
+        });
+        assert_eq!(Supervisor::new(state.path(), &config).process().await, Ok(ProcessStateInfo::NotRun));
+        shim.await.unwrap();
+    }
 }
