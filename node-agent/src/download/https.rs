@@ -13,7 +13,7 @@ use upfleet_domain::reason::{Reason, ReasonCode};
 
 use super::{
     body::{Body, Fail, Opened},
-    policy::{Permitted, Policy},
+    policy::{Permitted, Policy, shown},
 };
 use crate::{config::FetchConfig, error::chain, transport::tls};
 
@@ -115,7 +115,7 @@ fn not_sent(source: &Permitted, error: &reqwest::Error) -> Fail {
     while let Some(error) = cause {
         if let Some(Refused(problem)) = error.downcast_ref() {
             let reason = Reason::new(ReasonCode::SourceNotAllowed);
-            return Fail::Final(reason.with("source", &source.url).with("problem", problem));
+            return Fail::Final(reason.with("source", shown(source.url.as_str())).with("problem", problem));
         }
         cause = error.source();
     }
@@ -148,11 +148,11 @@ impl dns::Resolve for Resolver {
 }
 
 fn failed(source: &Permitted, problem: &str) -> Reason {
-    Reason::new(ReasonCode::FetchFailed).with("source", &source.url).with("problem", problem)
+    Reason::new(ReasonCode::FetchFailed).with("source", shown(source.url.as_str())).with("problem", problem)
 }
 
 fn wrong_size(source: &Permitted, actual: impl std::fmt::Display, expected: u64) -> Fail {
-    let reason = Reason::new(ReasonCode::SizeMismatch).with("source", &source.url);
+    let reason = Reason::new(ReasonCode::SizeMismatch).with("source", shown(source.url.as_str()));
     Fail::Final(reason.with("actual", actual).with("expected", expected))
 }
 

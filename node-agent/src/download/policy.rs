@@ -44,7 +44,7 @@ impl Policy {
     /// [`ReasonCode::SourceNotAllowed`] with the problem.
     pub fn permit(&self, source: &str) -> Result<Permitted, Reason> {
         let refuse = |problem: &str| {
-            Reason::new(ReasonCode::SourceNotAllowed).with("source", source).with("problem", problem)
+            Reason::new(ReasonCode::SourceNotAllowed).with("source", shown(source)).with("problem", problem)
         };
         let url = Url::parse(source).map_err(|_| refuse("it is not a URL"))?;
         if url.scheme() != "https" {
@@ -94,6 +94,17 @@ impl Policy {
         let public = self.allowed_hosts.is_empty() || self.allowed_hosts.iter().any(wildcard);
         public.then_some(Trust::Public)
     }
+}
+
+/// A source as logs and reports may show it: credentials, and what may stand for them in a query, are left out.
+#[must_use]
+pub fn shown(source: &str) -> String {
+    let plain = source.split(['?', '#']).next().unwrap_or_default();
+    let bare = Url::parse(plain).ok().and_then(|mut url| {
+        url.set_username("").and_then(|()| url.set_password(None)).ok()?;
+        Some(url.to_string())
+    });
+    bare.unwrap_or_else(|| plain.rsplit('@').next().unwrap_or_default().to_owned())
 }
 
 /// The address that `host` spells, if it is one.
@@ -247,6 +258,20 @@ mod tests {
             check(&Policy::default(), url, false);
         }
         check(&Policy::default(), "https://172.32.0.1/x", true);
+    }
+
+    #[test]
+    fn what_is_said_of_a_source_holds_no_secret() {
+        for (source, text) in [
+            ("https://user:secret@cdn.example.com/x", "https://cdn.example.com/x"),
+            ("https://10.0.0.1/x?X-Signature=secret#secret", "https://10.0.0.1/x"),
+            ("http://cdn.example.com/@scope/x?token=secret", "http://cdn.example.com/@scope/x"),
+            ("https://user:secret@cdn example/x?secret", "cdn example/x"),
+        ] {
+            assert_eq!(shown(source), text);
+            let refusal = Policy::default().permit(source).unwrap_err();
+            assert!(!refusal.to_string().contains("secret"), "{refusal}");
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ use super::{
     body::{Body, Fail, Opened},
     controller,
     part::Part,
-    policy::Permitted,
+    policy::{Permitted, shown},
 };
 
 /// A source that gives nothing for so long is given up for this attempt.
@@ -69,7 +69,7 @@ impl<'a> Fetch<'a> {
         let source = |place, name| Source { place, name, fruitless: 0, given_up: false };
         for url in &request.artifact.sources {
             match shared.policy.permit(url) {
-                Ok(permitted) => sources.push(source(Place::Https(Box::new(permitted), None), url.clone())),
+                Ok(permitted) => sources.push(source(Place::Https(Box::new(permitted), None), shown(url))),
                 Err(reason) => {
                     tracing::warn!(%reason, "source passed over");
                     refusal = Some(reason);
