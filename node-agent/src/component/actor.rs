@@ -183,9 +183,14 @@ impl<W: World> Actor<W> {
             kept: Generation::default(),
             upgrade: desired.upgrade.clone(),
         };
+        let brought = manifest.is_some();
         let release = self.read(&desired, manifest);
         self.waiting = Some(Waiting::Order(answer, nacked));
         self.happen(Event::Order(Box::new(Offer { desired, release }))).await;
+        if brought {
+            // Of an order that was refused, nothing stays.
+            self.tools.manifests.prune(self.machine.record());
+        }
     }
 
     /// Verifies what an order would install, and makes its manifest durable before the order can be accepted.

@@ -293,3 +293,18 @@ async fn a_damaged_journal_is_said_and_the_node_inspected() {
     assert_eq!(inventory.current, ComponentState::unmanaged(Digest::of(b"one")));
     assert_eq!(inventory.drift.unwrap().code, ReasonCode::JournalDamaged);
 }
+
+#[tokio::test]
+async fn nothing_stays_of_an_order_that_was_refused() {
+    let mut bench = Bench::new();
+    bench.install(2, b"two").await;
+    assert_eq!(bench.end(2).await.0, Outcome::Succeeded);
+    for n in 10..20 {
+        let (release, manifest) = bench.release(format!("{n}").as_bytes(), n);
+        bench.order(1, Target::Install(release), Some(manifest)).await.unwrap_err();
+    }
+    let manifests = bench.dir.path().join("state/manifests/web");
+    // The last answer leaves the actor just before it tidies up.
+    bench.handle.snapshot().await.unwrap();
+    assert_eq!(std::fs::read_dir(manifests).unwrap().count(), 1);
+}
