@@ -130,6 +130,8 @@ impl Agent {
             Err(error) => {
                 let error = crate::error::chain(&error);
                 tracing::error!(component = %config.name, error, "component not started");
+                // Where this was a reload, its orders would wait for the actor that has ended.
+                self.handles.remove(&config.name);
             }
         }
     }

@@ -64,6 +64,7 @@ impl Orders {
         };
         // Not waited for: whoever reads from the controller must never wait for the way to it.
         let sender = self.sender.clone();
+        while self.tasks.try_join_next().is_some() {}
         self.tasks.spawn(async move { sender.send(Message::Nack(nack)).await });
     }
 
@@ -75,25 +76,37 @@ impl Orders {
     }
 
     fn queue(&mut self, component: &ComponentId) -> Result<&mpsc::UnboundedSender<Work>, Reason> {
-        let handle = self.handles.get(component)?;
+        self.handles.get(component)?;
         // A handle that was replaced with the configuration leaves a queue whose task serves the old one.
         Ok(self.queues.entry(component.clone()).or_insert_with(|| {
             let (queue, work) = mpsc::unbounded_channel();
-            self.tasks.spawn(serve(handle, self.handles.clone(), work, self.sender.clone()));
+            self.tasks.spawn(serve(component.clone(), self.handles.clone(), work, self.sender.clone()));
             queue
         }))
     }
 }
 
-async fn serve(first: Handle, handles: Handles, mut work: mpsc::UnboundedReceiver<Work>, sender: Sender) {
-    // Taken anew each time: a reload of the configuration may have replaced it.
-    let handle = || handles.get(first.component()).unwrap_or_else(|_| first.clone());
+async fn serve(
+    component: ComponentId,
+    handles: Handles,
+    mut work: mpsc::UnboundedReceiver<Work>,
+    sender: Sender,
+) {
     while let Some(work) = work.recv().await {
+        // The handle is taken anew each time: a reload of the configuration may have replaced it, or removed it.
         match work {
-            Work::Recorded(upgrade, sequence) => handle().report_acked(upgrade, sequence).await,
+            Work::Recorded(upgrade, sequence) => {
+                if let Ok(handle) = handles.get(&component) {
+                    handle.report_acked(upgrade, sequence).await;
+                }
+            }
             Work::Order(order) => {
                 let answer = loop {
-                    match answer(&handle(), (*order).clone()).await {
+                    let answer = match handles.get(&component) {
+                        Ok(handle) => answer(&handle, (*order).clone()).await,
+                        Err(reason) => Some(gone(&order, reason)),
+                    };
+                    match answer {
                         Some(answer) => break answer,
                         None => tokio::time::sleep(WHILE_ENDING).await,
                     }
@@ -102,6 +115,29 @@ async fn serve(first: Handle, handles: Handles, mut work: mpsc::UnboundedReceive
             }
         }
     }
+}
+
+/// The component left the configuration while its order waited.
+fn gone(order: &Order, reason: Reason) -> Message {
+    let (generation, upgrade) = (order.desired.generation, order.desired.upgrade.clone());
+    refused(
+        order.desired.component.to_string(),
+        Nacked { generation, reason, kept: Generation::default(), upgrade },
+    )
+}
+
+fn refused(component: String, nacked: Nacked) -> Message {
+    let Nacked { generation, reason, kept, upgrade } = nacked;
+    tracing::warn!(component, generation = generation.number, %reason, "order refused");
+    Message::Nack(v1::DesiredStateNack {
+        component,
+        epoch: generation.epoch,
+        generation: generation.number,
+        reason: Some((&reason).into()),
+        kept_epoch: kept.epoch,
+        kept_generation: kept.number,
+        upgrade: upgrade.map(|upgrade| upgrade.to_string()).unwrap_or_default(),
+    })
 }
 
 /// The answer to an order; `None` where the component's actor is just ending. That is no refusal: its successor
@@ -117,17 +153,6 @@ async fn answer(handle: &Handle, order: Order) -> Option<Message> {
             Some(Message::Ack(v1::DesiredStateAck { component, epoch, generation }))
         }
         Err(Nacked { reason, .. }) if reason.code == ReasonCode::AgentEnding => None,
-        Err(Nacked { generation, reason, kept, upgrade }) => {
-            tracing::warn!(component, generation = generation.number, %reason, "order refused");
-            Some(Message::Nack(v1::DesiredStateNack {
-                component,
-                epoch: generation.epoch,
-                generation: generation.number,
-                reason: Some((&reason).into()),
-                kept_epoch: kept.epoch,
-                kept_generation: kept.number,
-                upgrade: upgrade.map(|upgrade| upgrade.to_string()).unwrap_or_default(),
-            }))
-        }
+        Err(nacked) => Some(refused(component, nacked)),
     }
 }

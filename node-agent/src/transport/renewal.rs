@@ -31,7 +31,7 @@ pub(super) async fn keep_fresh(
     mut grants: mpsc::Receiver<v1::CertificateGrant>,
     wished: Option<Time>,
 ) {
-    let mut wished = wished;
+    let (mut wished, mut in_vain) = (wished, 0);
     loop {
         let own = connector.identities().current().renew_at(rand::random());
         let at = wished.take().map_or(own, |wished| wished.min(own));
@@ -44,7 +44,20 @@ pub(super) async fn keep_fresh(
             tokio::time::sleep(RETRY.delay(attempt, rand::random())).await;
             attempt += 1;
         }
+        tokio::time::sleep(pause(connector.identities().current().renew_at(0.0), now(), &mut in_vain)).await;
     }
+}
+
+/// The wait after a renewal. To a clock that runs ahead a new certificate is due at once, too; the controller
+/// is not to sign without end for that.
+fn pause(due: Time, now: Time, in_vain: &mut u32) -> Duration {
+    if now < due {
+        *in_vain = 0;
+        return Duration::ZERO;
+    }
+    let bound = RETRY.bound(*in_vain);
+    *in_vain = in_vain.saturating_add(1);
+    bound
 }
 
 async fn renew(
@@ -84,4 +97,19 @@ async fn prove(connector: &Connector, identity: &Identity) -> Result<(), String>
     let name = caller.into_inner().name;
     let own = format!("nodes/{}", identity.node());
     if name == own { Ok(()) } else { Err(format!("the controller takes the certificate for `{name}`")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_runs_ahead_does_not_renew_without_end() {
+        let mut in_vain = 0;
+        assert_eq!(pause(Time(10), Time(5), &mut in_vain), Duration::ZERO);
+        let waits: Vec<u64> = (0..10).map(|_| pause(Time(10), Time(20), &mut in_vain).as_secs()).collect();
+        assert_eq!((waits[0], waits[1], waits[9]), (10, 20, 1800));
+        assert_eq!(pause(Time(30), Time(20), &mut in_vain), Duration::ZERO);
+        assert_eq!(pause(Time(10), Time(20), &mut in_vain), Duration::from_secs(10));
+    }
 }

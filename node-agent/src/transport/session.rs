@@ -128,7 +128,7 @@ impl Session<'_> {
         let link = Link { connected: true, ..Link::new(controller) };
         self.transport.link.send_replace(link);
         if let Some(theirs) = welcome.server_time.as_ref().map(convert::time) {
-            let skew = (theirs.0 - now().0).abs();
+            let skew = theirs.0.abs_diff(now().0);
             if skew > 30_000 {
                 tracing::warn!(skew_ms = skew, "the node's clock differs from the controller's");
             }

@@ -101,6 +101,7 @@ struct Agent {
     acked: mpsc::Receiver<(UpgradeId, u64)>,
     link: watch::Receiver<Link>,
     connector: Connector,
+    handles: Handles,
     running: JoinHandle<()>,
     shutdown: CancellationToken,
     _state: tempfile::TempDir,
@@ -115,8 +116,8 @@ async fn agent(life: Duration, unacknowledged: Vec<UpgradeReport>) -> Agent {
     let (link, seen) = watch::channel(Link::new(connector.address()));
     let shutdown = CancellationToken::new();
     let transport = Transport { connector: connector.clone(), purpose: Purpose::Serve, link };
-    let running = tokio::spawn(run(transport, handles, outgoing, shutdown.clone()));
-    Agent { controller, said, acked, link: seen, connector, running, shutdown, _state: state }
+    let running = tokio::spawn(run(transport, handles.clone(), outgoing, shutdown.clone()));
+    Agent { controller, said, acked, link: seen, connector, handles, running, shutdown, _state: state }
 }
 
 impl Agent {
@@ -186,6 +187,38 @@ async fn a_session_greets_answers_orders_and_reports() {
 
     agent.shutdown.cancel();
     agent.running.await.unwrap();
+}
+
+/// An actor that ends is asked again, since a reload replaces it; one that is gone for good is said to be.
+#[tokio::test]
+async fn an_order_to_a_component_that_left_is_refused_in_the_end() {
+    let mut agent = agent(WEEK, vec![]).await;
+    let (mut session, _) = agent.greeted().await;
+    agent.handles.insert(Handle::new("web".parse().unwrap(), mpsc::channel(1).0));
+    session.send(Response::DesiredState(desired(3))).await;
+    let unknown = v1::DesiredState { component: "other".into(), ..desired(5) };
+    session.send(Response::DesiredState(unknown)).await;
+    let Request::Nack(nack) = session.next().await else { panic!("no nack") };
+    assert_eq!(nack.component, "other", "nobody waits for another component");
+    agent.handles.remove(&"web".parse().unwrap());
+    let Request::Nack(nack) = session.next().await else { panic!("no nack") };
+    assert_eq!((nack.generation, nack.reason.unwrap().code.as_str()), (3, "UNKNOWN_COMPONENT"));
+    agent.running.abort();
+}
+
+/// What the controller says of the time is compared, not believed, however absurd.
+#[tokio::test]
+async fn an_absurd_time_of_the_controller_ends_nothing() {
+    let mut agent = agent(WEEK, vec![]).await;
+    let mut session = agent.controller.sessions.recv().await.unwrap();
+    let Request::Hello(_) = session.next().await else { panic!("no Hello") };
+    let server_time = Some(convert::timestamp(Time(i64::MIN)));
+    let welcome = v1::Welcome { node: "nodes/web-01".into(), server_time, ..Default::default() };
+    session.send(Response::Welcome(welcome)).await;
+    session.send(Response::DesiredState(desired(3))).await;
+    let Request::Ack(ack) = session.next().await else { panic!("no ack") };
+    assert_eq!(ack.generation, 3);
+    agent.running.abort();
 }
 
 #[tokio::test]
