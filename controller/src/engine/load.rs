@@ -57,9 +57,13 @@ pub(super) fn presence(
     component: Option<&ComponentRecord>,
     began: Time,
 ) -> Option<Event> {
-    let Some(node) = node.filter(|node| node.state != NodeState::Retired) else {
-        let gone = matches!(upgrade.state, UpgradeState::Active(_)) || upgrade.presumed;
-        return gone.then(|| Event::Retired(upgrade.node.clone()));
+    // Where another machine has the name since, the one that was told never comes back.
+    let told = upgrade.started.filter(|_| upgrade.id.is_some());
+    let gone =
+        |node: &NodeRecord| node.state == NodeState::Retired || told.is_some_and(|told| node.created > told);
+    let Some(node) = node.filter(|node| !gone(node)) else {
+        let counts = matches!(upgrade.state, UpgradeState::Active(_)) || upgrade.presumed;
+        return counts.then(|| Event::Retired(upgrade.node.clone()));
     };
     let offline_since = if node.online() {
         None
@@ -111,7 +115,8 @@ fn told_by_inventory(
     let report = UpgradeReport {
         upgrade: upgrade.id.clone()?,
         component: inventory.component.clone(),
-        sequence: upgrade.sequence + 1,
+        // The agent chose it.
+        sequence: upgrade.sequence.saturating_add(1),
         generation: inventory.generation,
         state: UpgradeState::Ended(outcome),
         reason,
@@ -165,4 +170,47 @@ pub(super) async fn presences(
         events.extend(node.zip(component).and_then(|(n, c)| told_by_inventory(upgrade, n, c, now)));
     }
     Ok(events)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{SessionRecord, fixtures};
+
+    fn told() -> NodeUpgrade {
+        let mut upgrade = fixtures::upgrade("a", 0, Some("u-1"));
+        upgrade.state = UpgradeState::Active(upfleet_domain::upgrade::Phase::Fetching);
+        upgrade.started = Some(Time(50));
+        upgrade
+    }
+
+    #[test]
+    fn a_node_enrolled_anew_is_not_waited_for() {
+        let check = |created, upgrade: &NodeUpgrade| {
+            let node = NodeRecord { created: Time(created), ..fixtures::node("a") };
+            presence(upgrade, Some(&node), None, Time(0))
+        };
+        assert_eq!(check(51, &told()), Some(Event::Retired(fixtures::node_id("a"))));
+        assert!(!matches!(check(49, &told()), Some(Event::Retired(_))));
+        let waits = NodeUpgrade { id: None, ..told() };
+        assert!(!matches!(check(51, &waits), Some(Event::Retired(_))), "the new machine can be told");
+    }
+
+    #[test]
+    fn no_number_of_an_agent_is_too_high() {
+        let upgrade = NodeUpgrade { sequence: u64::MAX, ..told() };
+        let session = SessionRecord { instance_id: "i".into(), boot_id: "b".into(), since: Time(0) };
+        let node = NodeRecord { session: Some(session), ..fixtures::node("a") };
+        let mut inventory = fixtures::inventory(upgrade.to.clone());
+        inventory.upgrade.clone_from(&upgrade.id);
+        inventory.upgrade_state = Some(UpgradeState::Ended(Outcome::Succeeded));
+        let component = ComponentRecord {
+            node: node.id.clone(),
+            inventory,
+            changed_by: String::new(),
+            rollout: None,
+            revision: 1,
+        };
+        assert!(told_by_inventory(&upgrade, &node, &component, Time(1_000_000)).is_some());
+    }
 }

@@ -174,11 +174,14 @@ impl Engine {
             // A panic in one driver must not take the others along: the task ends, the next sweep starts it anew.
             let driver = driver::Driver::new(engine.0.clone(), id.clone(), wake);
             let ended = tokio::spawn(driver.run()).await;
-            if let Err(error) = ended {
-                tracing::error!(rollout = %id, %error, "a rollout's driver failed; it is started again");
-            }
             lock(&engine.0.drivers).remove(&id);
-            engine.look_again(&id).await;
+            match ended {
+                Ok(()) => engine.look_again(&id).await,
+                // Not at once: what made it fail is still there.
+                Err(error) => {
+                    tracing::error!(rollout = %id, %error, "a rollout's driver failed; it is started again");
+                }
+            }
         });
     }
 
