@@ -10,7 +10,7 @@ use upfleet_domain::{
     digest::Digest,
     id::{NodeId, RolloutId},
     order::Generation,
-    reason::Reason,
+    reason::{Reason, ReasonCode},
     rollout::{
         NodeUpgrade, State,
         event::{By, Effect, Event, Tell},
@@ -193,6 +193,11 @@ impl Batch<'_> {
                 let event = Event::RevertStarted(linked.machine.rollout.id.clone());
                 self.changes.push(linked.change());
                 event
+            }
+            // A store that can't be read now says nothing about the nodes: the step is tried again.
+            Err(reason) if reason.code == ReasonCode::StoreUnavailable => {
+                let problem = reason.message();
+                return Err(StoreError::Unavailable { operation: "read", problem }.into());
             }
             Err(reason) => Event::RevertImpossible(reason),
         };

@@ -131,7 +131,13 @@ impl Driver {
         let Some(id) = linked else { return Ok(None) };
         let record = self.shared.store.rollout(&id).await?;
         let state = record.map(|record| record.rollout.state).filter(|state| state.is_terminal());
-        Ok(state.map(Event::RevertEnded))
+        if state != Some(State::Succeeded) {
+            return Ok(state.map(Event::RevertEnded));
+        }
+        // Whom its plan left out, e.g. a node cordoned or held meanwhile, it has not put back either.
+        let plan = self.shared.store.plan(&id).await?;
+        let whole = plan.is_none_or(|plan| plan.excluded.is_empty());
+        Ok(Some(Event::RevertEnded(if whole { State::Succeeded } else { State::SucceededWithFailures })))
     }
 }
 

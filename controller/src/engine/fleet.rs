@@ -119,7 +119,9 @@ pub(super) async fn busy(
     let mut busy = BTreeMap::new();
     for record in store.open_rollouts().await.map_err(internal)? {
         let rollout = record.rollout;
-        if rollout.spec.component != *component || !rollout.is_open() || besides.contains(&rollout.id) {
+        // A planned revert starts by itself, at any moment.
+        let takes = rollout.is_open() || rollout.reverts.is_some();
+        if rollout.spec.component != *component || !takes || besides.contains(&rollout.id) {
             continue;
         }
         let rows = store.upgrades(&rollout.id, &[], &Page::ALL).await.map_err(internal)?.rows;

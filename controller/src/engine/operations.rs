@@ -206,6 +206,16 @@ impl Rollouts {
         command: Command<'_>,
         event: impl Fn(By) -> Event + Send + Sync,
     ) -> Result<Rollout, Reason> {
+        self.command_once(caller, command, event, None).await
+    }
+
+    async fn command_once(
+        &self,
+        caller: &Principal,
+        command: Command<'_>,
+        event: impl Fn(By) -> Event + Send + Sync,
+        once: Option<&Once>,
+    ) -> Result<Rollout, Reason> {
         let _turn = self.turn.lock().await;
         let (store, id) = (&*self.store, command.id);
         for _ in 0..TRIES {
@@ -226,7 +236,9 @@ impl Rollouts {
                 let after = serde_json::json!({ "state": machine.rollout.state, "message": by.message });
                 let action = format!("rollout.{}", command.action);
                 let record = audit(&by.actor, &action, &format!("rollouts/{id}"), now);
-                vec![record.before(before).after(after).change()]
+                let record = record.before(before).after(after).request(once);
+                let answer = once.and_then(|once| once.change(caller, &machine.rollout, now).ok());
+                std::iter::once(record.change()).chain(answer).collect()
             };
             match commit::step(store, &mut loaded, events, record, now).await {
                 Ok(_) => return self.rollout(id).await,
@@ -273,14 +285,16 @@ impl Rollouts {
         dry: bool,
         once: Option<&Once>,
     ) -> Result<Created, Reason> {
-        if let Some(created) = self.replay(caller, once).await? {
-            return Ok(created);
+        if let Some(first) = self.replay(caller, once).await? {
+            // Where it was open then, it was the answer itself; by now there may be more to say.
+            let same = first.rollout.as_ref().is_some_and(|rollout| rollout.id == *id);
+            return if same { self.linked(id).await } else { Ok(first) };
         }
         let loaded = load::load(&*self.store, id).await.map_err(internal)?.ok_or_else(|| unknown(id))?;
         let message = if message.is_empty() { format!("rolls back {id}") } else { message.to_owned() };
         if loaded.machine.rollout.is_open() && !dry {
             let command = Command { id, etag: "", action: "rollback", message: &message };
-            self.command(caller, command, Event::RollBack).await?;
+            self.command_once(caller, command, Event::RollBack, once).await?;
             return self.linked(id).await;
         }
         let by = By { actor: caller.to_string(), message };

@@ -120,6 +120,48 @@ async fn a_revert_is_a_linked_rollout_and_ends_the_first() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revert_that_had_to_leave_a_node_out_has_failed() {
+    let world = World::new(&[Fate::Good, Fate::Good, Fate::Bad]).await;
+    let reverts = Policy { on_failure: OnFailure::RevertAll, ..policy(&[9], 3) };
+    let id = world.rollouts.create(&anna(), wish(reverts), None).await.unwrap().rollout.unwrap().id;
+    let mut node = world.store.node(&"n00".parse().unwrap()).await.unwrap().unwrap();
+    node.state = crate::store::NodeState::Cordoned;
+    let expected = crate::store::Expected::Any;
+    world.store.commit(vec![crate::store::Change::PutNode { node, expected }]).await.unwrap();
+    world.rollouts.command(&anna(), command(&id, "start"), Event::Start).await.unwrap();
+    let engine = engine(&world);
+    let rollout = world.until(&id, State::is_terminal).await;
+    assert_eq!(rollout.state, State::RevertFailed, "{}", rollout.reason);
+    let installed = world.agents.installed();
+    assert_eq!((&installed[&"n00".parse().unwrap()], &installed[&"n01".parse().unwrap()]), (&new(), &old()));
+    engine.shutdown_background();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rolling_an_open_rollout_back_twice_by_one_request_is_once() {
+    let world = World::new(&[Fate::Good; 2]).await;
+    let id = roll_out(&world, Policy { approval: true, ..policy(&[9], 1) }).await;
+    world
+        .rollouts
+        .command(&anna(), command(&id, "approve"), |by| Event::Approve { wave: None, by })
+        .await
+        .unwrap();
+    let body = upfleet_api::v1::RollBackRolloutRequest { name: "x".into(), ..Default::default() };
+    let once =
+        crate::ops::Once::of("RollBackRollout", "9f2c3a1e-0000-4000-8000-000000000002", &body).unwrap();
+    let mut answers = Vec::new();
+    for _ in 0..2 {
+        let done = world.rollouts.roll_back(&anna(), &id, "", false, once.as_ref()).await.unwrap();
+        answers.push(done.rollout.unwrap().id);
+    }
+    assert_eq!(answers[0], answers[1]);
+    assert_eq!(
+        world.store.audit(None, &crate::store::Page::ALL).await.unwrap().rows[0].action,
+        "rollout.rollback"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_finished_rollout_is_rolled_back() {
     let world = World::new(&[Fate::Good; 3]).await;
     let engine = engine(&world);
