@@ -54,7 +54,11 @@ impl Writer {
         let mut name = path.file_name().unwrap_or_default().to_owned();
         name.push(".part");
         let temporary = path.with_file_name(name);
-        let file = File::options().create(true).truncate(true).write(true).mode(0o600).open(&temporary);
+        // A leftover, or what somebody else put there, keeps its mode and its readers: it is not written to.
+        if temporary.symlink_metadata().is_ok() {
+            std::fs::remove_file(&temporary).map_err(io("remove", &temporary))?;
+        }
+        let file = File::options().create_new(true).write(true).mode(0o600).open(&temporary);
         let out = BufWriter::with_capacity(1 << 20, file.map_err(io("create", &temporary))?);
         let mut writer =
             Self { out, path: path.to_owned(), temporary, sha256: Sha256::new(), files: 0, bytes: 0 };

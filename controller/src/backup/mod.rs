@@ -97,7 +97,8 @@ pub struct Backup {
 pub struct Restored {
     /// The epoch from now on.
     pub epoch: u64,
-    /// The rollouts that were under way; they are PAUSED now, or HALTED where they were being cancelled.
+    /// The rollouts that were under way; they are PAUSED now, HALTED where they were being cancelled, or
+    /// AWAITING_APPROVAL where they were about to start by themselves.
     pub paused: Vec<RolloutId>,
     /// How many artifacts came from the backup.
     pub artifacts: usize,
@@ -230,7 +231,8 @@ async fn settle(database: &Path, now: Time) -> Result<(u64, Vec<RolloutId>)> {
         vec![Change::RaiseEpoch { from: meta.epoch }, Change::CloseAllSessions, Change::ForgetOrders];
     let mut paused = Vec::new();
     for record in store.open_rollouts().await? {
-        if record.rollout.is_open() {
+        // The engine would start a revert by itself; whatever else is planned waits for a person anyway.
+        if record.rollout.is_open() || record.rollout.reverts.is_some() {
             paused.extend(pause(&store, record, now, &mut changes).await?);
         }
     }

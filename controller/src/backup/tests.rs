@@ -65,6 +65,9 @@ async fn states(store: &SqliteStore) -> Vec<State> {
 #[tokio::test]
 async fn a_restored_controller_waits_for_a_person() {
     let fixture = fixture().await;
+    let leftover = fixture.dir.path().join("fleet.backup.part");
+    std::fs::write(&leftover, "for all to read").unwrap();
+    std::fs::set_permissions(&leftover, PermissionsExt::from_mode(0o666)).unwrap();
     let made = backup(&fixture.data(), &fixture.out(), true).await.unwrap();
     assert_eq!(made.artifacts, 1);
     let meta = fixture.out().metadata().unwrap();
@@ -172,4 +175,20 @@ async fn nothing_to_back_up_is_said() {
     let error = backup(dir.path(), &dir.path().join("out"), false).await.unwrap_err();
     assert!(matches!(error, BackupError::NoData { .. }), "{error}");
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn a_revert_that_was_about_to_start_waits_for_a_person() {
+    let fixture = fixture().await;
+    let mut record = fixtures::rollout("r-back", 9);
+    (record.rollout.state, record.rollout.reverts) = (State::Planned, Some(fixtures::rollout_id("r-0")));
+    let put = Change::PutRollout { rollout: record.into(), expected: Expected::Any, time: Time(5) };
+    fixture.store.commit(vec![fixtures::create("r-back", 9, vec![]), put]).await.unwrap();
+    backup(&fixture.data(), &fixture.out(), false).await.unwrap();
+    let data = fixture.dir.path().join("other");
+    restore(&fixture.out(), &data, false, Time(70)).await.unwrap();
+    let store = SqliteStore::open(&data).await.unwrap();
+    let rollout = store.rollout(&"r-back".parse().unwrap()).await.unwrap().unwrap().rollout;
+    assert_eq!(rollout.state, State::AwaitingApproval);
+    assert_eq!(rollout.reason.code, ReasonCode::AwaitingApproval);
 }

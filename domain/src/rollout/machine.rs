@@ -211,6 +211,13 @@ impl Machine {
             }
             State::Paused => self.rollout.reason = reason.since(turn.now),
             State::Cancelling => self.enter(turn, State::Halted, reason),
+            // A revert that would start by itself waits for a person like all others.
+            State::Planned if self.rollout.reverts.is_some() => {
+                self.rollout.started = Some(turn.now);
+                let what = "the rollout, as the controller was restored from a backup";
+                let reason = Reason::new(ReasonCode::AwaitingApproval).with("what", what);
+                self.enter(turn, State::AwaitingApproval, reason);
+            }
             State::Reverting if self.rollout.reverted_by.is_none() => {
                 self.rollout.revert = None;
                 self.enter(turn, State::Halted, reason);

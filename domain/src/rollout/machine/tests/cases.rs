@@ -287,3 +287,16 @@ fn ids_of_attempts_are_derived() {
     let far = format!("r{}", "x".repeat(62)).parse().unwrap();
     assert!(upgrade_id(&far, &long, 1).as_str().starts_with("u-"));
 }
+
+#[test]
+fn a_revert_about_to_start_waits_for_a_person_after_a_restore() {
+    let mut world = World::new(policy(&[9]), &[GOOD; 2], 1);
+    world.machine.rollout.reverts = Some("r-first".parse().unwrap());
+    world.put(Event::Restored).unwrap();
+    expect(&world, State::AwaitingApproval, ReasonCode::AwaitingApproval);
+    world.pass(60);
+    assert!(world.told.is_empty());
+    world.put(Event::Approve { wave: None, by: by() }).unwrap();
+    world.quiesce();
+    expect(&world, State::Succeeded, ReasonCode::RolloutSucceeded);
+}
