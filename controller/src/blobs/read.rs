@@ -12,7 +12,7 @@ use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 use upfleet_domain::digest::Digest;
 
-use super::{BlobError, Blobs, PIECE, Result, Stamp, blocking, io};
+use super::{BlobError, Blobs, PIECE, Result, Stamp, blocking, guard, io};
 
 /// An artifact open for reading. It stays readable where it is deleted meanwhile.
 #[derive(Clone, Debug)]
@@ -33,7 +33,12 @@ impl Blobs {
         let verified = self.0.verified(digest);
         let mut verified = verified.lock_owned().await;
         let known = *verified;
-        let (blob, stamp) = blocking(move || open(digest, &path, known)).await?;
+        let opened = blocking(move || open(digest, &path, known)).await;
+        if matches!(opened, Err(BlobError::Missing(_))) {
+            // Whoever asks for what is not there must not fill the memory with its digests.
+            guard(&self.0.verified).remove(&digest);
+        }
+        let (blob, stamp) = opened?;
         *verified = stamp;
         Ok(blob)
     }

@@ -71,6 +71,7 @@ async fn what_was_put_is_got_by_range() {
     assert_eq!(blobs.size(uploaded.digest).await.unwrap(), Some(bytes.len() as u64));
     blobs.delete(uploaded.digest).await.unwrap();
     assert!(matches!(blobs.read(uploaded.digest).await, Err(BlobError::Missing(_))));
+    assert!(guard(&blobs.0.verified).is_empty(), "what is missing is not remembered");
     assert_eq!(blob.read_at(0, 3).await.unwrap(), bytes[..3], "a reader under way finishes");
     assert_eq!(blobs.total(), 0);
 }
