@@ -19,7 +19,7 @@ use crate::{
     auth::Identity,
     ca::{Ca, Issued, NODE_LIFETIME, ProvenKey},
     failure::{internal, unexpected},
-    store::{CertificateRecord, Change, Expected, NodeRecord, NodeState, Page, Store, Subject, TokenRecord},
+    store::{CertificateRecord, Change, Expected, NodeRecord, NodeState, Store, Subject, TokenRecord},
     tls::Leaf,
 };
 
@@ -201,7 +201,7 @@ impl Operations {
     /// The changes that forget what an earlier machine of that name ran and was told.
     async fn clear(&self, node: &NodeId, now: Time) -> Result<Vec<Change>, Reason> {
         let mut changes = vec![
-            Change::RevokeCertificates { serials: self.node_serials(node).await?, time: now },
+            Change::RevokeNodeCertificates { node: node.clone(), time: now },
             Change::KeepComponents { node: node.clone(), components: Vec::new() },
         ];
         let epoch = self.store.meta().await.map_err(internal)?.epoch;
@@ -227,14 +227,6 @@ impl Operations {
             });
         }
         Ok(changes)
-    }
-
-    /// The serials of a node's certificates that are not revoked.
-    pub(super) async fn node_serials(&self, node: &NodeId) -> Result<Vec<String>, Reason> {
-        let found =
-            self.store.certificates("node", Some(node.as_str()), &Page::ALL).await.map_err(internal)?;
-        let good = found.rows.into_iter().filter(|certificate| certificate.revoked.is_none());
-        Ok(good.map(|certificate| certificate.serial).collect())
     }
 
     /// Renews an expired certificate of a known node by proof of its key.

@@ -242,7 +242,6 @@ impl Operations {
         message: &str,
     ) -> Result<NodeView, Reason> {
         let now = self.clock.now();
-        let serials = self.node_serials(id).await?;
         self.edit(principal, id, "node.retire", |node| {
             node.state = NodeState::Retired;
             node.reason = Some(
@@ -253,7 +252,7 @@ impl Operations {
                     .with("message", message)
                     .since(now),
             );
-            Ok(vec![Change::RevokeCertificates { serials: serials.clone(), time: now }])
+            Ok(vec![Change::RevokeNodeCertificates { node: id.clone(), time: now }])
         })
         .await
     }
@@ -303,9 +302,11 @@ impl Operations {
             }
             let record = view.desired.iter().find(|record| record.component == *component);
             let old = record.and_then(|record| record.hold.clone());
+            // After a restore the agent may have kept a higher one than the store knows to have given.
+            let kept = record.map_or(0, |record| record.hold_acked);
             let order = HoldOrder {
                 hold,
-                generation: old.as_ref().map_or(0, |old| old.generation) + 1,
+                generation: old.as_ref().map_or(0, |old| old.generation).max(kept).saturating_add(1),
                 message: message.to_owned(),
                 actor: principal.to_string(),
             };

@@ -83,6 +83,9 @@ impl Operations {
             .after(serde_json::json!({ "sequence": record.sequence, "manifest": record.digest }))
             .request(once);
         let mut changes = vec![Change::CreateRelease(record.clone()), entry.change()];
+        // Somebody may delete one at this moment; without a source its bytes could then be had nowhere.
+        let stored = record.artifacts.iter().filter(|artifact| artifact.sources.is_empty());
+        changes.extend(stored.map(|artifact| Change::NeedArtifact(artifact.sha256)));
         let name = (parsed.component, parsed.version);
         if let Some(once) = once {
             changes.push(once.change(principal, &name, now)?);

@@ -132,6 +132,8 @@ pub enum Change {
     PutArtifact(ArtifactRecord),
     /// Removes an artifact's record; no release may name it.
     DeleteArtifact(Digest),
+    /// Writes nothing: an artifact's record must be there.
+    NeedArtifact(Digest),
     /// Publishes a release: neither its version nor its sequence may be taken.
     CreateRelease(ReleaseRecord),
     /// Takes a release out of use. Does nothing where it is already.
@@ -166,6 +168,13 @@ pub enum Change {
     RevokeCertificates {
         /// The serials.
         serials: Vec<String>,
+        /// When.
+        time: Time,
+    },
+    /// Revokes all certificates of a node for good, whoever issued one just now.
+    RevokeNodeCertificates {
+        /// The node.
+        node: NodeId,
         /// When.
         time: Time,
     },

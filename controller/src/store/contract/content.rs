@@ -45,6 +45,11 @@ pub async fn artifacts_in_use_stay(store: Arc<dyn Store>) {
     let by = matches!(&error, StoreError::Conflict(Conflict::InUse { by, .. }) if by == &["web@1.0"]);
     assert!(by, "{error:?}");
     store.commit(vec![Change::DeleteArtifact(free.digest)]).await.unwrap();
+    let late = vec![Change::CreateRelease(release("1.1", 2)), Change::NeedArtifact(free.digest)];
+    let error = store.commit(late).await.unwrap_err();
+    assert!(matches!(&error, StoreError::Conflict(Conflict::Missing { .. })), "{error:?}");
+    assert!(store.release(&"web".parse().unwrap(), &"1.1".parse().unwrap()).await.unwrap().is_none());
+    store.commit(vec![Change::NeedArtifact(used.digest)]).await.unwrap();
     assert_eq!(store.artifacts(&Page::ALL).await.unwrap().rows, vec![used.clone()]);
     assert_eq!(store.artifact(&used.digest).await.unwrap(), Some(used));
 }
@@ -91,9 +96,15 @@ pub async fn certificates_are_revoked_for_good(store: Arc<dyn Store>) {
     assert_eq!(store.refused_serials(Time(100)).await.unwrap(), Vec::<String>::new());
     store.commit(vec![suspend(false)]).await.unwrap();
     assert_eq!(store.refused_serials(Time(50)).await.unwrap(), ["01"]);
+    let node_gone = vec![
+        Change::CreateCertificate(certificate("04", Subject::Node(node_id("b")))),
+        Change::RevokeNodeCertificates { node: node_id("b"), time: Time(9) },
+    ];
+    store.commit(node_gone).await.unwrap();
+    assert_eq!(store.refused_serials(Time(50)).await.unwrap(), ["01", "04"]);
     assert_eq!(store.certificates("user", Some("anna"), &Page::ALL).await.unwrap().rows.len(), 2);
     assert_eq!(
-        store.certificates("node", None, &Page::ALL).await.unwrap().rows,
+        store.certificates("node", Some("a"), &Page::ALL).await.unwrap().rows,
         vec![certificate("03", node())]
     );
 }

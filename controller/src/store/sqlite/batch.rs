@@ -70,6 +70,7 @@ impl Batch<'_> {
                 rollout::refuse(self, node, component, generation, reason, time).await
             }
             Change::PutArtifact(record) => content::put_artifact(self, record).await,
+            Change::NeedArtifact(digest) => content::need_artifact(self, digest).await,
             Change::DeleteArtifact(digest) => content::delete_artifact(self, digest).await,
             Change::CreateRelease(record) => content::create_release(self, record).await,
             Change::YankRelease { component, version, yank } => {
@@ -86,6 +87,7 @@ impl Batch<'_> {
         match change {
             Change::CreateCertificate(record) => identity::create_certificate(self, record).await,
             Change::RevokeCertificates { serials, time } => identity::revoke(self, &serials, time).await,
+            Change::RevokeNodeCertificates { node, time } => identity::revoke_node(self, &node, time).await,
             Change::SuspendNodeCertificates { node, suspended } => {
                 identity::suspend(self, &node, suspended).await
             }

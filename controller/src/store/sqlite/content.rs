@@ -25,6 +25,14 @@ pub(super) async fn put_artifact(batch: &mut Batch<'_>, record: ArtifactRecord) 
     Ok(())
 }
 
+pub(super) async fn need_artifact(batch: &mut Batch<'_>, digest: Digest) -> Result<()> {
+    let select = sqlx::query("SELECT digest FROM artifact WHERE digest = $1").bind(digest.to_string());
+    if select.fetch_optional(&mut *batch.conn).await?.is_none() {
+        return Err(missing("artifact", &digest).into());
+    }
+    Ok(())
+}
+
 pub(super) async fn delete_artifact(batch: &mut Batch<'_>, digest: Digest) -> Result<()> {
     let by = releases_naming(&mut *batch.conn, &digest).await?;
     if !by.is_empty() {

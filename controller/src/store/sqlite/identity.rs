@@ -40,11 +40,25 @@ pub(super) async fn revoke(batch: &mut Batch<'_>, serials: &[String], time: Time
     Ok(())
 }
 
-pub(super) async fn suspend(batch: &mut Batch<'_>, node: &NodeId, suspended: bool) -> Result<()> {
+pub(super) async fn revoke_node(batch: &mut Batch<'_>, node: &NodeId, time: Time) -> Result<()> {
+    for mut record in of_node(batch, node).await? {
+        if record.revoked.is_none() {
+            record.revoked = Some(time);
+            write_certificate(batch, &record).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn of_node(batch: &mut Batch<'_>, node: &NodeId) -> Result<Vec<CertificateRecord>> {
     let select = "SELECT doc FROM certificate WHERE kind = 'node' AND subject = $1";
     let docs = sqlx::query_scalar::<_, String>(select).bind(node.as_str());
-    for doc in docs.fetch_all(&mut *batch.conn).await? {
-        let mut record: CertificateRecord = from_doc("certificate of node", node.as_str(), &doc)?;
+    let docs = docs.fetch_all(&mut *batch.conn).await?;
+    docs.iter().map(|doc| from_doc("certificate of node", node.as_str(), doc)).collect()
+}
+
+pub(super) async fn suspend(batch: &mut Batch<'_>, node: &NodeId, suspended: bool) -> Result<()> {
+    for mut record in of_node(batch, node).await? {
         if record.suspended != suspended {
             record.suspended = suspended;
             write_certificate(batch, &record).await?;
