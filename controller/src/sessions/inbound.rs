@@ -42,7 +42,7 @@ pub(super) async fn handle(
         }
         In::Inventory(inventory) => {
             let inventory: ComponentInventory = convert::within("inventory", inventory.try_into())?;
-            orders.keeps(&inventory.component, inventory.generation);
+            orders.keeps(&inventory.component, inventory.generation)?;
             let changes = record_inventory(session.sessions, session.node, inventory).await?;
             commit(session, changes).await?;
             raise(session, orders).await
@@ -77,7 +77,7 @@ async fn acknowledged(
 ) -> Result<(), Reason> {
     let component = convert::parse(&ack.component, "ack.component")?;
     let generation = Generation { epoch: ack.epoch, number: ack.generation };
-    orders.keeps(&component, generation);
+    orders.keeps(&component, generation)?;
     let hold_generation = orders.hold_sent(&component);
     let node = session.node.clone();
     commit(session, vec![Change::Acknowledge { node, component, generation, hold_generation }]).await?;
@@ -92,7 +92,7 @@ async fn refused(
     let component = convert::parse(&nack.component, "nack.component")?;
     let reason = convert::field(nack.reason, "nack.reason")?;
     let kept = Generation { epoch: nack.kept_epoch, number: nack.kept_generation };
-    orders.keeps(&component, kept);
+    orders.keeps(&component, kept)?;
     let generation = Generation { epoch: nack.epoch, number: nack.generation };
     tracing::warn!(%component, %reason, "the agent refused an order");
     let (node, time) = (session.node.clone(), session.sessions.clock().now());

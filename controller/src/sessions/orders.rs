@@ -15,6 +15,9 @@ use crate::{
     store::{DesiredRecord, NodeRecord, Store},
 };
 
+/// The most components one node may have.
+pub(super) const MAX_COMPONENTS: usize = 256;
+
 /// Keeps what went out over one connection.
 pub struct Orders {
     node: NodeId,
@@ -88,8 +91,17 @@ impl Orders {
     }
 
     /// An agent said which order it keeps.
-    pub fn keeps(&mut self, component: &ComponentId, generation: Generation) {
+    ///
+    /// # Errors
+    /// `LIMIT_EXCEEDED` where it would be one component too many: each costs rows in the store.
+    pub fn keeps(&mut self, component: &ComponentId, generation: Generation) -> Result<(), Reason> {
+        if !self.kept.contains_key(component) && self.kept.len() >= MAX_COMPONENTS {
+            return Err(Reason::new(ReasonCode::LimitExceeded)
+                .with("what", "the number of components")
+                .with("limit", MAX_COMPONENTS));
+        }
         self.kept.insert(component.clone(), generation);
+        Ok(())
     }
 
     /// Remembers that `order` went out.
@@ -188,5 +200,24 @@ impl Orders {
             trace: String::new(),
             actor: String::new(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::fixtures;
+
+    #[test]
+    fn an_agent_has_no_more_components_than_a_node_may() {
+        let node = fixtures::node("a");
+        let mut orders = Orders::new(&node.id, &node, 1, &[]);
+        let name = |n: usize| format!("c-{n}").parse().unwrap();
+        for n in 0..MAX_COMPONENTS {
+            orders.keeps(&name(n), Generation::default()).unwrap();
+        }
+        orders.keeps(&name(0), Generation::default()).unwrap();
+        let reason = orders.keeps(&name(MAX_COMPONENTS), Generation::default()).unwrap_err();
+        assert_eq!(reason.code, ReasonCode::LimitExceeded);
     }
 }

@@ -23,7 +23,7 @@ use super::{
     hub::{Admission, End, Handle},
     inbound,
     logs::Questions,
-    orders::Orders,
+    orders::{MAX_COMPONENTS, Orders},
 };
 use crate::{
     failure::internal,
@@ -36,8 +36,6 @@ const OUTBOX: usize = 32;
 const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long an agent may take to say Hello.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
-/// The most components one node may have.
-const MAX_COMPONENTS: usize = 256;
 
 /// What goes back to the agent.
 pub type Outgoing = ReceiverStream<Result<v1::SessionResponse, Status>>;
@@ -191,6 +189,7 @@ async fn open(
     handle: Handle,
 ) -> Result<(), Reason> {
     let number = handle.number;
+    let platform = convert::optional(hello.platform.clone(), "hello.platform")?;
     let _turn = sessions.turn(node).await;
     if matches!(sessions.admit(node, handle), Admission::Clone) {
         suspend(sessions, node).await;
@@ -202,18 +201,20 @@ async fn open(
     let mut facts: std::collections::BTreeMap<_, _> =
         hello.facts.iter().take(32).map(|(key, value)| (key.clone(), value.clone())).collect();
     facts.insert("agent_version".to_owned(), hello.agent_version.clone());
-    let platform = convert::optional(hello.platform.clone(), "hello.platform")?;
     let names = inventory.iter().map(|component| component.component.clone()).collect();
     let mut changes = vec![
         Change::OpenSession { node: node.clone(), session, platform, facts },
         Change::KeepComponents { node: node.clone(), components: names },
     ];
-    for component in inventory {
-        changes.extend(inbound::record_inventory(sessions, node, component.clone()).await?);
-    }
-    if let Err(error) = sessions.store().commit(changes).await {
+    let recorded = async {
+        for component in inventory {
+            changes.extend(inbound::record_inventory(sessions, node, component.clone()).await?);
+        }
+        sessions.store().commit(changes).await.map_err(internal)
+    };
+    if let Err(reason) = recorded.await {
         sessions.dismiss(node, number);
-        return Err(internal(error));
+        return Err(reason);
     }
     tracing::info!(instance = hello.instance_id, "session opened");
     Ok(())

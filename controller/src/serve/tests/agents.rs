@@ -248,3 +248,29 @@ async fn inventory_and_the_end_of_a_session_are_recorded() {
     assert!(!shown(&controller).await.online);
     assert!(shown(&controller).await.last_seen_time.is_some());
 }
+
+#[tokio::test]
+async fn a_hold_goes_above_what_the_agent_has_kept_from_before_a_restore() {
+    let controller = Controller::start().await;
+    let node = controller.enroll("web-01").await;
+    let mut greeting = hello("a");
+    greeting.components[0].hold_generation = 5;
+    let mut agent = Agent::open(&controller, &node, greeting).await.unwrap();
+    let hold = v1::HoldComponentRequest {
+        name: "nodes/web-01".into(),
+        component: "hello".into(),
+        ..Default::default()
+    };
+    controller.nodes().await.hold_component(hold).await.unwrap();
+    assert_eq!(agent.order().await.hold_order.unwrap().generation, 6);
+}
+
+#[tokio::test]
+async fn a_hello_that_is_not_valid_leaves_no_session_behind() {
+    let controller = Controller::start().await;
+    let node = controller.enroll("web-01").await;
+    let platform = Some(v1::Platform { os: "../etc".into(), arch: String::new() });
+    let refused = Agent::open(&controller, &node, v1::Hello { platform, ..hello("a") }).await;
+    assert!(refused.is_err());
+    assert_eq!(controller.running.operations.sessions.count(), 0);
+}
