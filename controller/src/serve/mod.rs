@@ -83,6 +83,9 @@ pub enum ServeError {
     /// The artifacts can't be opened.
     #[error(transparent)]
     Blobs(#[from] BlobError),
+    /// A part of it ended by itself while it ran; the log says which.
+    #[error("could not go on: a part of the controller ended by itself")]
+    PartEnded,
     /// An address can't be listened on.
     #[error("could not listen on `{address}`")]
     Listen {
@@ -103,6 +106,7 @@ pub struct Running {
     store: Arc<SqliteStore>,
     data: DataDir,
     live: Live,
+    strangers: Live,
     stop: CancellationToken,
     tasks: JoinSet<()>,
 }
@@ -115,6 +119,7 @@ impl Running {
         if drained.await.is_err() {
             tracing::warn!("cuts the calls that did not end in time");
             self.live.cut_all();
+            self.strangers.cut_all();
             self.tasks.shutdown().await;
         }
         self.store.close().await;
@@ -168,11 +173,11 @@ pub async fn start(options: &Options, clock: Clock) -> Result<Running, ServeErro
         attempts: Arc::new(Attempts::default()),
         downloaded: Arc::default(),
     };
-    let live = Live::default();
+    let (live, strangers) = (Live::default(), Live::default());
     let trust = Arc::new(StoreTrust::new(shared.clone(), clock.clone()));
     let doors = listen::Doors {
         api: Door { config: certificates.api.clone(), trust: Some(trust), live: live.clone() },
-        enroll: Door { config: certificates.enroll.clone(), trust: None, live: live.clone() },
+        enroll: Door { config: certificates.enroll.clone(), trust: None, live: strangers.clone() },
     };
     let mut tasks = JoinSet::new();
     tasks.spawn(listen::api(api, doors.api, operations.clone(), stop.clone()));
@@ -187,21 +192,25 @@ pub async fn start(options: &Options, clock: Clock) -> Result<Running, ServeErro
 
     publish(data, &endpoints)?;
     tracing::info!(api = %endpoints.api, enroll = %endpoints.enroll, metrics = %endpoints.metrics, "serving");
-    Ok(Running { endpoints, operations, store, data: data.clone(), live, stop, tasks })
+    Ok(Running { endpoints, operations, store, data: data.clone(), live, strangers, stop, tasks })
 }
 
 /// Runs a controller until SIGTERM or SIGINT.
 ///
 /// # Errors
-/// [`ServeError`] where it can't start.
+/// [`ServeError`] where it can't start, or where a part of it ends by itself: whoever keeps it running must see that.
 pub async fn run(options: &Options) -> Result<(), ServeError> {
     let mut running = start(options, Clock::System).await?;
-    tokio::select! {
-        () = asked_to_stop() => tracing::info!("asked to stop"),
-        () = running.failed() => tracing::error!("a part of the controller ended; stops"),
+    let outcome = tokio::select! {
+        () = asked_to_stop() => Ok(()),
+        () = running.failed() => Err(ServeError::PartEnded),
+    };
+    match &outcome {
+        Ok(()) => tracing::info!("asked to stop"),
+        Err(_) => tracing::error!("a part of the controller ended; stops"),
     }
     running.stop().await;
-    Ok(())
+    outcome
 }
 
 async fn asked_to_stop() {

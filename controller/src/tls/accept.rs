@@ -27,6 +27,10 @@ const HANDSHAKES_PER_ORIGIN: usize = 64;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Open connections; memory per connection is some tens of KiB.
 const CONNECTIONS: usize = 50_000;
+/// Open connections of those who show no certificate; apart from the others, so that strangers never lock a fleet out.
+const STRANGERS: usize = 1_000;
+/// How long such a connection may stay: an enrollment takes a second.
+const STRANGER_STAYS: Duration = Duration::from_secs(60);
 /// Wait after a failed accept, so that a lack of file descriptors does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -37,7 +41,7 @@ pub struct Door {
     pub config: Arc<ArcSwap<ServerConfig>>,
     /// Decides by the client's certificate; `None` on the enrollment listener, which asks for none.
     pub trust: Option<Arc<dyn Trust>>,
-    /// Where connections are listed.
+    /// Where connections are listed; each door that asks for no certificate has a list of its own.
     pub live: Live,
 }
 
@@ -100,7 +104,12 @@ async fn admit(tcp: TcpStream, addr: SocketAddr, door: &Door) -> io::Result<Peer
     let mut peer = Peer::new(addr, io.get_ref().1, kill.clone());
     let full = || refuse("too many connections are open".to_owned());
     let Some(trust) = &door.trust else {
-        let registration = door.live.register("", Time(i64::MAX), kill, CONNECTIONS).ok_or_else(full)?;
+        let registration =
+            door.live.register("", Time(i64::MAX), kill.clone(), STRANGERS).ok_or_else(full)?;
+        tokio::spawn(async move {
+            tokio::time::sleep(STRANGER_STAYS).await;
+            kill.cancel();
+        });
         return Ok(PeerStream::new(io, peer, registration));
     };
     let leaf = Peer::leaf(io.get_ref().1)

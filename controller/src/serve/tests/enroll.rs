@@ -27,6 +27,7 @@ async fn a_token_gives_one_node_one_certificate() {
 
     let other = enrollment.enroll(enroll_request(&token, "web-02", &key)).await;
     assert_eq!(code(other), ReasonCode::TokenInvalid, "it is for another node");
+    assert_eq!(controller.running.strangers.count(), 1, "strangers are not counted with the fleet");
     let answer = enrollment.enroll(enroll_request(&token, "web-01", &key)).await.unwrap().into_inner();
     assert_eq!(answer.name, "nodes/web-01");
     assert_eq!(answer.controller_address, format!("localhost:{}", controller.running.endpoints.api.port()));
