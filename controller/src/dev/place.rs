@@ -126,9 +126,9 @@ fn base() -> Result<PathBuf> {
         None => std::env::temp_dir().join(format!("upfleet-dev-{uid}")),
     };
     make(&base).map_err(|error| Failure::io("create", &base, &error))?;
-    let owner =
-        fs::metadata(&base).map(|meta| meta.uid()).map_err(|error| Failure::io("read", &base, &error))?;
-    if owner != uid {
+    // Not through a link: what lies in there is removed, and anybody can make links in a directory for all.
+    let meta = fs::symlink_metadata(&base).map_err(|error| Failure::io("read", &base, &error))?;
+    if meta.uid() != uid || !meta.is_dir() {
         return Err(Failure::usage(format!("`{}` belongs to another user", base.display()))
             .hint("set TMPDIR or XDG_RUNTIME_DIR to a directory of yours"));
     }
