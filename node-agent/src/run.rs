@@ -80,6 +80,7 @@ pub async fn run(dir: &Path, shutdown: CancellationToken) -> Result<(), RunError
     let (outgoing, said) = mpsc::channel(OUTGOING);
     let mut agent = Agent {
         fetcher: Fetcher::new(&config.fetch, connector.clone()),
+        connector: connector.clone(),
         shared: Shared {
             platform: node_platform(),
             outgoing,
@@ -104,6 +105,7 @@ pub async fn run(dir: &Path, shutdown: CancellationToken) -> Result<(), RunError
 
 struct Agent {
     config: Config,
+    connector: Option<Connector>,
     fetcher: Fetcher,
     shared: Shared,
     handles: Handles,
@@ -203,8 +205,16 @@ impl Agent {
                 return;
             }
         };
-        if config.state_dir != self.config.state_dir || config.controller != self.config.controller {
-            tracing::warn!("state_dir and controller take effect when the agent is started again");
+        let fixed =
+            |config: &Config| (config.state_dir.clone(), config.run_dir.clone(), config.controller.clone());
+        if fixed(&config) != fixed(&self.config) {
+            tracing::warn!("state_dir, run_dir and controller take effect when the agent is started again");
+        }
+        let fetches_alike = config.fetch == self.config.fetch;
+        if !fetches_alike {
+            // A source that is no longer allowed must not be asked any more, also by a download under way.
+            self.fetcher = Fetcher::new(&config.fetch, self.connector.clone());
+            self.config.fetch = config.fetch.clone();
         }
         let gone: Vec<ComponentId> =
             self.actors.keys().filter(|name| config.component(name).is_none()).cloned().collect();
@@ -215,7 +225,7 @@ impl Agent {
         }
         for component in &config.components {
             let same = self.actors.get(&component.name).is_some_and(|actor| actor.config == *component);
-            if !same {
+            if !same || !fetches_alike {
                 tracing::info!(component = %component.name, "component configured");
                 self.stop(&component.name).await;
                 self.start(component);
@@ -261,5 +271,50 @@ fn lock(state_dir: &Path) -> Result<File, RunError> {
         Ok(()) => Ok(file),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(RunError::Running { path: state_dir.to_owned() }),
         Err(error) => Err(at("lock", &path)(error.into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A host that left the list of hosts is not asked any more, without a restart of the agent.
+    #[tokio::test]
+    async fn what_may_be_fetched_from_is_read_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |host: &str| {
+            let text = format!(
+                "state_dir = {:?}\n[fetch]\nallowed_hosts = [\"{host}\"]\n[[component]]\nname = \"web\"\npath = {:?}\n",
+                dir.path().join("state"),
+                dir.path().join("app/web"),
+            );
+            std::fs::write(dir.path().join("agent.toml"), text).unwrap();
+        };
+        write("old.example.com");
+        let config = Config::load(dir.path()).unwrap();
+        let (outgoing, mut said) = mpsc::channel(OUTGOING);
+        tokio::spawn(async move { while said.recv().await.is_some() {} });
+        let mut agent = Agent {
+            connector: None,
+            fetcher: Fetcher::new(&config.fetch, None),
+            shared: Shared {
+                platform: node_platform(),
+                outgoing,
+                exclusives: Exclusives::default(),
+                shutdown: CancellationToken::new(),
+            },
+            handles: Handles::default(),
+            actors: BTreeMap::new(),
+            config,
+        };
+        agent.reload(dir.path()).await;
+        let first = agent.actors.values().map(|actor| actor.task.id()).next().unwrap();
+        write("new.example.com");
+        agent.reload(dir.path()).await;
+        let policy = format!("{:?}", agent.fetcher);
+        assert!(policy.contains("new.example.com") && !policy.contains("old.example.com"), "{policy}");
+        let second = agent.actors.values().map(|actor| actor.task.id()).next().unwrap();
+        assert_ne!(first, second, "the component has the new fetcher");
+        agent.end().await;
     }
 }
