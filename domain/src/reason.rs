@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::time::Time;
 
@@ -74,7 +74,7 @@ pub enum Class {
 macro_rules! reasons {
     ($($(#[$doc:meta])* $name:ident = $code:literal, $class:ident, $actor:ident, $text:literal $(, hint $hint:literal)?;)+) => {
         /// A machine-readable cause.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
         #[non_exhaustive]
         pub enum ReasonCode {
             $(#[doc = $text] #[serde(rename = $code)] $(#[$doc])* $name,)+
@@ -332,6 +332,13 @@ impl std::str::FromStr for ReasonCode {
     }
 }
 
+impl<'de> Deserialize<'de> for ReasonCode {
+    /// What a later version wrote down stays readable: a journal is worth more than one sentence in it.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(String::deserialize(deserializer)?.parse().unwrap_or(Self::Other))
+    }
+}
+
 /// A cause with its values.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reason {
@@ -403,6 +410,22 @@ impl std::error::Error for Reason {}
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_code_of_a_later_version_is_read_as_another() {
+        for (text, code) in [("\"NOVEL\"", ReasonCode::Other), ("\"OTHER\"", ReasonCode::Other)] {
+            assert_eq!(serde_json::from_str::<ReasonCode>(text).unwrap(), code);
+        }
+        for code in ReasonCode::ALL {
+            let text = serde_json::to_string(code).unwrap();
+            assert_eq!(
+                (text.trim_matches('"'), serde_json::from_str(&text).unwrap()),
+                (code.as_str(), *code)
+            );
+        }
+        let reason = r#"{"code":"NOVEL","metadata":{"message":"new"}}"#;
+        assert_eq!(serde_json::from_str::<Reason>(reason).unwrap().message(), "new");
+    }
 
     #[test]
     fn codes_are_unique_and_parse_back() {
