@@ -78,6 +78,18 @@ fn wrong_bytes_are_not_staged() {
     assert!(!executor.place().part(&digest).exists(), "wrong bytes are not resumed from");
 }
 
+#[test]
+fn the_rest_of_an_aborted_download_does_not_hide_what_is_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let executor = place(dir.path());
+    let digest = install(&executor, b"old");
+    assert!(executor.has(&digest), "so it is not fetched");
+    std::fs::write(executor.place().part(&digest), b"ol").unwrap();
+    executor.perform(&StepKind::Verify { digest }).unwrap();
+    executor.perform(&StepKind::Stage { digest }).unwrap();
+    assert!(!executor.place().part(&digest).exists());
+}
+
 /// Ten bytes of a kept version flipped, one at a time: each is found before use.
 #[test]
 fn a_damaged_way_back_is_found_before_use() {

@@ -10,14 +10,18 @@ use upfleet_domain::{
 
 use super::{
     Place, elf,
-    files::{failed, hash_file},
+    files::{failed, hash_file, remove_if_there},
 };
 
 /// Hashes what was fetched, or what is kept already under that digest, and reads its ELF header.
 pub(super) fn fetched(place: &Place, digest: &Digest) -> Result<Option<Elf>, Reason> {
-    let part = place.part(digest);
-    // A step that is done again after a crash finds the bytes staged already.
-    let path = if part.exists() { part } else { place.version(digest) };
+    let (part, version) = (place.part(digest), place.version(digest));
+    // A step that is done again after a crash finds the bytes staged already; what an aborted download left
+    // beside them is not the artifact.
+    if part.exists() && hash_file(&version).is_ok_and(|kept| kept == *digest) {
+        remove_if_there(&part).map_err(failed(ReasonCode::StageFailed, "remove", &part))?;
+    }
+    let path = if part.exists() { part } else { version };
     let found = hash_file(&path).map_err(failed(ReasonCode::StageFailed, "read", &path))?;
     if found != *digest {
         let _ = std::fs::remove_file(&path);
