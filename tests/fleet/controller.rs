@@ -4,7 +4,7 @@ use std::{fs, time::Duration};
 
 use upfleet_api::v1::{self, UpgradeState, rollout::State};
 
-use crate::support::{Behaviour, Fleet, TestFleet, count, endure, eventually, eventually_async, run};
+use crate::support::{Behaviour, Fleet, TestFleet, count, endure, eventually, eventually_async};
 
 /// A small generator, so that a run's kills can be repeated by its seed.
 struct Seeded(u64);
@@ -81,8 +81,7 @@ async fn a_restored_backup_orders_nothing_until_a_person_says_so() {
     })
     .await;
     let backup = fleet.dir().join("backup");
-    let data = fleet.data();
-    run(fleet.cli_command(&["backup"]).arg("--data").arg(&data).arg(&backup)).success();
+    fleet.backup(&backup);
     // Meanwhile the fleet moves on: the rollout finishes, and another one follows.
     fleet.cli(&["rollout", "approve", name.trim_start_matches("rollouts/")]).success();
     fleet.api.reach(&name, State::Succeeded).await;
@@ -90,8 +89,7 @@ async fn a_restored_backup_orders_nothing_until_a_person_says_so() {
     let starts: Vec<_> = fleet.nodes.iter().map(|node| node.starts()).collect();
 
     fleet.kill_controller();
-    fs::remove_dir_all(&data).unwrap();
-    run(fleet.cli_command(&["restore"]).arg("--data").arg(&data).arg(&backup)).success();
+    fleet.restore(&backup);
     fleet.start_controller().await;
     for number in 1..=5 {
         fleet.api.reach_online(&format!("n{number}"), true).await;

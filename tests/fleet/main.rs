@@ -2,6 +2,8 @@
 //!
 //! One binary for all of it, since each test binary links everything again. Must not reach beyond loopback.
 
+#![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
 mod controller;
 mod dev;
 mod identity;

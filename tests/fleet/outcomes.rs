@@ -202,6 +202,8 @@ async fn cancelled_after_the_switch() {
     let upgrade = fleet.api.reach_upgrade(&rollout, "n1", UpgradeState::RolledBack).await;
     assert_eq!(upgrade.reason.unwrap().code, "CANCELLED_AFTER_SWITCH");
     fleet.api.reach(&rollout, State::Cancelled).await;
+    let (states, _) = fleet.api.states_seen(&rollout).await;
+    assert!(states.contains(&State::Cancelling), "{states:?}");
     settled(&fleet, "n1", "1.0.0", "1.0.0").await;
 }
 
@@ -322,22 +324,52 @@ async fn an_order_that_was_given_up_is_not_taken_up_by_a_returning_node() {
 }
 
 #[tokio::test]
+async fn superseded() {
+    let mut fleet = slow().await;
+    fleet.api.publish("1.2.0", 3, &script("1.2.0", Behaviour::Good)).await;
+    let mut spec = fleet.spec("1.1.0");
+    spec.policy.as_mut().unwrap().approval = true;
+    let first = fleet.api.start(spec).await;
+    fleet.api.reach(&first, State::AwaitingApproval).await;
+    let backup = fleet.dir().join("backup");
+    fleet.backup(&backup);
+    // What happens from here on, the restored controller will not know: the node is fetching 1.1.0.
+    fleet.cli(&["rollout", "approve", first.trim_start_matches("rollouts/")]).success();
+    fleet.api.reach_upgrade(&first, "n1", UpgradeState::Fetching).await;
+    fleet.kill_controller();
+    fleet.restore(&backup);
+    fleet.start_controller().await;
+    fleet.api.reach_online("n1", true).await;
+    fleet.cli(&["rollout", "cancel", first.trim_start_matches("rollouts/"), "--yes"]);
+    fleet.api.reach(&first, State::Cancelled).await;
+    // Its order for 1.2.0 ends the one that it has forgotten.
+    fleet.install("1.2.0").await;
+    settled(&fleet, "n1", "1.2.0", "1.2.0").await;
+    assert_eq!(fleet.node("n1").starts(), ["1.0.0", "1.2.0"]);
+    assert!(fleet.node("n1").log().contains("SUPERSEDED"), "the agent says how the first one ended");
+}
+
+#[tokio::test]
 async fn a_fetch_goes_on_where_it_stopped() {
     let mut fleet = slow().await;
     let rollout = fleet.api.start(fleet.spec("1.1.0")).await;
     fleet.api.reach_upgrade(&rollout, "n1", UpgradeState::Fetching).await;
-    let part = eventually("some bytes to be there", || {
-        let found = fleet
-            .node("n1")
-            .leftovers()
-            .into_iter()
-            .find(|path| path.extension().is_some_and(|end| end == "part"))?;
-        let length = fs::metadata(&found).ok()?.len();
-        (length > 0).then_some(length)
-    });
+    let arrived = |fleet: &TestFleet| {
+        let parts = fleet.node("n1").leftovers();
+        let part = parts.into_iter().find(|path| path.extension().is_some_and(|end| end == "part"))?;
+        fs::metadata(part).ok().map(|part| part.len()).filter(|length| *length > 0)
+    };
+    eventually("some bytes to be there", || arrived(&fleet));
     fleet.node_mut("n1").kill();
+    let before = arrived(&fleet).expect("what came stays");
     fleet.node_mut("n1").start();
+    let new = upfleet_domain::digest::Digest::of(&padded("1.1.0", Behaviour::Good, 3 << 20));
+    eventually("the new version to be in place", || {
+        if let Some(now) = arrived(&fleet) {
+            assert!(now >= before, "{now} of {before} bytes: it began anew");
+        }
+        fleet.node("n1").digest().filter(|digest| *digest == new)
+    });
     fleet.api.reach(&rollout, State::Succeeded).await;
-    assert!(part > 0);
     settled(&fleet, "n1", "1.1.0", "1.1.0").await;
 }

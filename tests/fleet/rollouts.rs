@@ -8,7 +8,9 @@ use upfleet_api::v1::{
     wave,
 };
 
-use crate::support::{Behaviour, Fleet, TestFleet, count, eventually, eventually_async, upgrade_states};
+use crate::support::{
+    Behaviour, Fleet, TestFleet, count, eventually, eventually_async, script, upgrade_states,
+};
 
 fn wave(size: u32) -> WaveSpec {
     WaveSpec { size: Some(count(size)), ..Default::default() }
@@ -16,18 +18,6 @@ fn wave(size: u32) -> WaveSpec {
 
 fn id(rollout: &str) -> &str {
     rollout.trim_start_matches("rollouts/")
-}
-
-/// Every state the rollout and its waves were ever in, from its recorded history.
-async fn seen(fleet: &TestFleet, rollout: &str) -> (BTreeSet<State>, BTreeSet<wave::State>) {
-    let (mut states, mut waves) = (BTreeSet::new(), BTreeSet::new());
-    for change in fleet.api.history(rollout).await {
-        if let Some(Change::Rollout(rollout)) = change.change {
-            states.insert(rollout.state());
-            waves.extend(rollout.waves.iter().map(v1::Wave::state));
-        }
-    }
-    (states, waves)
 }
 
 #[tokio::test]
@@ -63,7 +53,7 @@ async fn waves_approval_and_bake() {
     assert_eq!(upgraded, 1);
     fleet.cli(&["rollout", "approve", id(&name), "--message", "canary looks good"]).success();
     fleet.api.reach(&name, State::Succeeded).await;
-    let (states, waves) = seen(&fleet, &name).await;
+    let (states, waves) = fleet.api.states_seen(&name).await;
     assert!(
         states.is_superset(&BTreeSet::from([State::AwaitingApproval, State::Running, State::Succeeded])),
         "{states:?}"
@@ -97,33 +87,76 @@ async fn a_bad_release_stops_at_the_canary() {
     fleet.api.reach(&name, State::Cancelled).await;
 }
 
-#[tokio::test]
-async fn revert_wave_puts_the_wave_back() {
-    let fleet =
-        Fleet { nodes: 3, releases: vec![("1.1.0", Behaviour::UnhealthyWhereToldSo)], ..Fleet::default() }
-            .start()
-            .await;
+/// A rollout on three nodes one by one in which the last node fails, with what follows then.
+async fn fails_at_the_end(fleet: &TestFleet, waves: &[u32], then: OnFailure) -> (String, Vec<String>) {
     let mut spec = fleet.spec("1.1.0");
     let policy = spec.policy.as_mut().unwrap();
-    policy.waves = vec![wave(3)];
+    policy.waves = waves.iter().map(|size| wave(*size)).collect();
     policy.max_unavailable = Some(count(1));
-    policy.on_failure = OnFailure::RevertAll.into();
+    policy.on_failure = then.into();
     // The order of nodes within a wave is the planner's; whichever comes last fails.
-    let plan = fleet.api.create(spec).await.unwrap();
-    let last =
-        fleet.api.upgrades(&plan.name).await.last().unwrap().node.trim_start_matches("nodes/").to_owned();
-    fs::write(fleet.node(&last).app("unhealthy"), "").unwrap();
-    let name = plan.name;
+    let name = fleet.api.create(spec).await.unwrap().name;
+    let upgrades = fleet.api.upgrades(&name).await;
+    let nodes: Vec<_> = upgrades.iter().map(|upgrade| id_of_node(&upgrade.node)).collect();
+    fs::write(fleet.node(nodes.last().unwrap()).app("unhealthy"), "").unwrap();
     fleet.api.begin(&name).await;
+    (name, nodes)
+}
+
+fn id_of_node(name: &str) -> String {
+    name.trim_start_matches("nodes/").to_owned()
+}
+
+async fn three() -> TestFleet {
+    let releases = vec![("1.1.0", Behaviour::UnhealthyWhereToldSo)];
+    Fleet { nodes: 3, releases, ..Fleet::default() }.start().await
+}
+
+fn runs(fleet: &TestFleet, node: &str, version: &str) {
+    eventually(&format!("{node} to run {version}"), || {
+        fleet.node(node).running().filter(|(running, _)| running == version)
+    });
+}
+
+#[tokio::test]
+async fn revert_all_puts_every_node_back() {
+    let fleet = three().await;
+    let (name, nodes) = fails_at_the_end(&fleet, &[1, 2], OnFailure::RevertAll).await;
     let reverted = fleet.api.reach(&name, State::Reverted).await;
     assert!(reverted.reverted_by.starts_with("rollouts/"), "{}", reverted.reverted_by);
-    for node in &fleet.nodes {
-        eventually("the old version to run", || node.running().filter(|(version, _)| version == "1.0.0"));
+    for node in &nodes {
+        runs(&fleet, node, "1.0.0");
     }
-    let (states, waves) = seen(&fleet, &name).await;
+    let (states, waves) = fleet.api.states_seen(&name).await;
     assert!(states.contains(&State::Reverting), "{states:?}");
     assert!(waves.contains(&wave::State::Failed), "{waves:?}");
     assert_eq!(fleet.cli(&["rollout", "wait", id(&name)]).code, 3);
+}
+
+#[tokio::test]
+async fn revert_wave_leaves_the_waves_before_it() {
+    let fleet = three().await;
+    let (name, nodes) = fails_at_the_end(&fleet, &[1, 2], OnFailure::RevertWave).await;
+    fleet.api.reach(&name, State::Reverted).await;
+    runs(&fleet, &nodes[0], "1.1.0");
+    runs(&fleet, &nodes[1], "1.0.0");
+    runs(&fleet, &nodes[2], "1.0.0");
+}
+
+#[tokio::test]
+async fn a_revert_that_fails_calls_a_person() {
+    let fleet = three().await;
+    let (name, nodes) = fails_at_the_end(&fleet, &[3], OnFailure::RevertAll).await;
+    fleet.api.reach_upgrade(&name, &nodes[0], UpgradeState::Succeeded).await;
+    // The first node's way back is damaged before the last one fails.
+    let kept = upfleet_domain::digest::Digest::of(&script("1.0.0", Behaviour::Good));
+    fs::write(fleet.node(&nodes[0]).app(&format!(".upfleet/app/versions/{kept}")), "damaged").unwrap();
+    fleet.api.reach(&name, State::RevertFailed).await;
+    let wait = fleet.cli(&["rollout", "wait", id(&name)]);
+    assert_eq!(wait.code, 4, "{wait:?}");
+    // It runs on, on the version that is whole.
+    runs(&fleet, &nodes[0], "1.1.0");
+    runs(&fleet, &nodes[1], "1.0.0");
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::{env, fmt::Write as _, fs, path::Path};
 
-use clap::Parser as _;
+use clap::CommandFactory as _;
 use upfleet_controller::cli::Cli;
 use upfleet_domain::reason::{Class, ReasonCode};
 
@@ -176,13 +176,39 @@ fn unquoted(words: &[&str]) -> Vec<String> {
 fn documented_commands_are_commands() {
     let mut faults = Vec::new();
     for file in documents() {
-        for words in commands(&file, "upfleet") {
-            if let Err(error) = Cli::try_parse_from(unquoted(&words)) {
-                if error.use_stderr() {
+        for (program, command) in
+            [("upfleet", Cli::command()), ("upfleet-agent", upfleet_agent::cli::command())]
+        {
+            for words in commands(&file, program) {
+                if let Err(error) = command.clone().try_get_matches_from(unquoted(&words))
+                    && error.use_stderr()
+                {
                     faults.push(format!("{}: {}\n{error}", file.path, words.join(" ")));
                 }
             }
         }
     }
-    none("every `upfleet …` in a document parses", &faults);
+    none("every command in a document parses", &faults);
+}
+
+#[test]
+fn the_agents_command_line_is_documented() {
+    let mut page = String::from(
+        "# Command line of the agent\n\n<!-- Generated from node-agent/src/cli; `UPFLEET_BLESS=1 cargo test --test tidy` \
+         rewrites it. -->\n\nWhat is common to all commands, and the exit codes, come first.\n\n\
+         | exit | meaning |\n|---|---|\n| 0 | done |\n| 1 | failed |\n| 2 | wrong usage or configuration |\n\
+         | 4 | a person is needed |\n| 5 | still under way |\n| 9 | refused as things stand |\n\
+         | 69 | the agent or the controller can't be reached |\n| 77 | not permitted |\n",
+    );
+    let mut command = upfleet_agent::cli::command().term_width(100);
+    command.build();
+    let shown = command.get_subcommands().filter(|sub| !sub.is_hide_set() && sub.get_name() != "help");
+    for sub in shown {
+        // `build` gives subcommands the whole name for their usage.
+        let help = sub.clone().render_long_help().to_string();
+        writeln!(page, "\n## `upfleet-agent {}`\n\n```text\n{}\n```", sub.get_name(), help.trim_end())
+            .unwrap();
+    }
+    let page: String = page.lines().map(|line| format!("{}\n", line.trim_end())).collect();
+    current("docs/reference/agent-cli.md", &page);
 }

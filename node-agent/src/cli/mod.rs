@@ -88,7 +88,7 @@ struct Cli {
 #[derive(Debug, Args)]
 struct Global {
     /// Directory of agent.toml and conf.d/
-    #[arg(long, global = true, env = "UPFLEET_AGENT_CONFIG", value_name = "DIR", default_value = config::DEFAULT_DIR)]
+    #[arg(long, global = true, env = "UPFLEET_AGENT_CONFIG", hide_env_values = true, value_name = "DIR", default_value = config::DEFAULT_DIR)]
     config: PathBuf,
     /// How logs are written [default: text on a terminal, else json]
     #[arg(long, global = true, value_name = "FORMAT")]
@@ -130,6 +130,12 @@ enum Command {
     },
     /// Show the version
     Version,
+}
+
+/// The command line's own definition, from which the reference is generated and documented commands are checked.
+#[must_use]
+pub fn command() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
 }
 
 /// Parses the command line and runs it.

@@ -376,6 +376,8 @@ impl<W: World> Actor<W> {
         let old: HashSet<_> = before.outbox.reports().map(key).collect();
         let new = self.machine.record().outbox.reports().filter(|report| !old.contains(&key(report)));
         for report in new {
+            let (component, upgrade) = (&report.component, &report.upgrade);
+            tracing::info!(%component, %upgrade, state = %report.state, reason = %report.reason, "upgrade");
             self.say(Outgoing::Report(Box::new(report.clone()))).await;
         }
     }

@@ -1,6 +1,9 @@
 //! The generated client with what tests ask again and again. Everything here, a third party could write.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use tonic::Status;
 use upfleet_api::v1::{self, rollout::State, rollout_spec::Change};
@@ -192,6 +195,18 @@ impl Api {
             }
         }
         changes
+    }
+
+    /// Every state the rollout and its waves were ever in, from its recorded history.
+    pub async fn states_seen(&self, name: &str) -> (BTreeSet<State>, BTreeSet<v1::wave::State>) {
+        let (mut states, mut waves) = (BTreeSet::new(), BTreeSet::new());
+        for change in self.history(name).await {
+            if let Some(v1::watch_rollout_response::Change::Rollout(rollout)) = change.change {
+                states.insert(rollout.state());
+                waves.extend(rollout.waves.iter().map(v1::Wave::state));
+            }
+        }
+        (states, waves)
     }
 
     /// How often `node` entered `state` in the rollout.

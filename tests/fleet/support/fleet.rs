@@ -218,6 +218,22 @@ impl TestFleet {
         self.api = Api::connect(&self.context).await;
     }
 
+    /// Takes a backup beside the running controller.
+    pub fn backup(&self, target: &Path) {
+        run(self.cli_command(&["backup"]).arg("--data").arg(self.data()).arg(target)).success();
+    }
+
+    /// Puts a backup in the place of the data of a controller that was killed. The artifacts are copied back, as the
+    /// manual says.
+    pub fn restore(&self, source: &Path) {
+        let before = self.dir.path().join("data-before");
+        let _ = fs::remove_dir_all(&before);
+        fs::rename(self.data(), &before).unwrap();
+        run(self.cli_command(&["restore"]).arg("--data").arg(self.data()).arg(source)).success();
+        let _ = fs::remove_dir_all(self.data().join("artifacts"));
+        fs::rename(before.join("artifacts"), self.data().join("artifacts")).unwrap();
+    }
+
     /// What the controller and the agents wrote, for a failing test.
     pub fn logs(&self) -> String {
         let controller = fs::read_to_string(self.dir.path().join("controller.log")).unwrap_or_default();
