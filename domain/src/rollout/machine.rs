@@ -99,6 +99,7 @@ impl Machine {
             last_message: String::new(),
             reverts: origin.reverts,
             reverted_by: None,
+            restored: false,
             spec,
         };
         Self { rollout, upgrades }
@@ -204,6 +205,7 @@ impl Machine {
             self.edit(turn, &node, |upgrade| upgrade.told = Told::Hold);
         }
         let reason = Reason::new(ReasonCode::RestoredFromBackup);
+        self.rollout.restored = !self.rollout.state.is_terminal();
         match self.rollout.state {
             State::Running => {
                 self.rollout.pause = Some(super::PauseStrength::StartNoMore);

@@ -353,6 +353,9 @@ pub struct Rollout {
     pub reverts: Option<RolloutId>,
     /// The rollout that rolls this one back.
     pub reverted_by: Option<RolloutId>,
+    /// Set from a restore of the controller's store until a person says something: nothing is ordered meanwhile.
+    #[serde(default)]
+    pub restored: bool,
 }
 
 impl Rollout {

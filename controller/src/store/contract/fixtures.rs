@@ -212,6 +212,7 @@ pub fn rollout(id: &str, created: i64) -> RolloutRecord {
         last_message: String::new(),
         reverts: None,
         reverted_by: None,
+        restored: false,
     })
 }
 

@@ -36,6 +36,7 @@ impl Machine {
             }
             _ => return Ok(()),
         };
+        self.rollout.restored = false;
         self.rollout.last_actor = by.actor;
         self.rollout.last_message = by.message;
         Ok(())

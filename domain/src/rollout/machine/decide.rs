@@ -21,7 +21,7 @@ use crate::{
 impl Machine {
     pub(super) fn decide(&mut self, turn: &mut Turn) {
         // After a restore nothing is ordered until a person says so, not even to stand still.
-        if self.rollout.reason.code != ReasonCode::RestoredFromBackup {
+        if !self.rollout.restored {
             self.settle(turn);
         }
         if !self.rollout.is_open() {

@@ -300,3 +300,23 @@ fn a_revert_about_to_start_waits_for_a_person_after_a_restore() {
     world.quiesce();
     expect(&world, State::Succeeded, ReasonCode::RolloutSucceeded);
 }
+
+#[test]
+fn a_halted_rollout_orders_nothing_after_a_restore_either() {
+    let mut world = started(policy(&[9]), &[Fate::Bad, Fate::Bad]);
+    // Restored before the engine has seen how the nodes ended.
+    world.put(Event::Pause { strength: PauseStrength::StartNoMore, by: by() }).unwrap();
+    world.machine.rollout.state = State::Halted;
+    world.machine.rollout.pause = None;
+    world.put(Event::Restored).unwrap();
+    let told = world.told.len();
+    for name in ["n00", "n01"] {
+        let upgrade = world.machine.upgrades.get_mut(&node(name)).unwrap();
+        upgrade.state = UpgradeState::Ended(Outcome::RolledBack);
+        upgrade.ended = Some(Time(1));
+    }
+    world.put(Event::Tick).unwrap();
+    assert_eq!(world.told.len(), told, "{:?}", world.told);
+    world.put(resume(Some(FailedNodes::Skip))).unwrap();
+    assert_eq!(world.told.len(), told + 2, "what stands is told once a person has spoken");
+}
