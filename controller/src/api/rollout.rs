@@ -174,7 +174,8 @@ impl RolloutService for RolloutApi {
         self.rollouts.rollout(&id).await.map_err(refuse)?;
         let progress = self.sessions.as_ref().filter(|_| request.progress).map(Sessions::progress);
         let store = self.rollouts.store().clone();
-        Ok(Response::new(watch::changes(store, id, request.from_revision, progress)))
+        let stop = self.sessions.as_ref().map(Sessions::stopped).unwrap_or_default();
+        Ok(Response::new(watch::changes(store, id, request.from_revision, progress, stop)))
     }
 
     async fn approve_rollout(

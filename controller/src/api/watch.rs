@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, pin::Pin, sync::Arc, time::Duration};
 
 use tokio::sync::{broadcast, mpsc};
 use tokio_stream::{Stream, wrappers::ReceiverStream};
+use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use upfleet_api::{
     convert::{self, rollout as wire},
@@ -39,12 +40,14 @@ pub(super) fn changes(
     id: RolloutId,
     from: u64,
     progress: Option<broadcast::Receiver<Progress>>,
+    stop: CancellationToken,
 ) -> Changes {
     let (sender, receiver) = mpsc::channel(BACKLOG);
     // Before the first read, so that nothing committed in between is missed.
     let notices = store.subscribe();
     let watch = Watch { store, id, at: from, rollout: None, rows: BTreeMap::new(), sender };
-    tokio::spawn(watch.run(notices, progress));
+    // Where the controller stops, the stream ends in good order, and the watcher asks the next controller.
+    tokio::spawn(stop.run_until_cancelled_owned(watch.run(notices, progress)));
     Box::pin(ReceiverStream::new(receiver))
 }
 

@@ -97,12 +97,14 @@ impl Operations {
     #[must_use]
     pub fn watch_nodes(&self, selector: Selector) -> mpsc::Receiver<Result<WatchItem, Reason>> {
         let (sender, receiver) = mpsc::channel(WATCH_BACKLOG);
-        let operations = self.clone();
+        let (operations, stop) = (self.clone(), self.sessions.stopped());
         tokio::spawn(async move {
             let watch = operations.watch(&selector, &sender);
             let ended = tokio::select! {
                 ended = watch => ended,
                 () = sender.closed() => return,
+                // The stream ends in good order, so that stopping does not wait for watchers.
+                () = stop.cancelled() => return,
             };
             if let Err(reason) = ended {
                 // A watcher that went away needs no reason.

@@ -158,7 +158,8 @@ impl Sessions {
         &self.0.clock
     }
 
-    pub(super) fn stopped(&self) -> CancellationToken {
+    /// Cancelled once the controller stops.
+    pub(crate) fn stopped(&self) -> CancellationToken {
         self.0.stop.clone()
     }
 

@@ -284,3 +284,14 @@ async fn a_controller_stops_and_starts_where_it_stood() {
     let refused = init(&wanted, &Clock::System).await;
     assert!(matches!(refused, Err(InitError::Exists { .. })), "an existing fleet's keys are not touched");
 }
+
+#[tokio::test]
+async fn stopping_does_not_wait_for_watchers() {
+    let controller = Controller::start().await;
+    let mut nodes = controller.nodes().await;
+    let mut watch = nodes.watch_nodes(v1::WatchNodesRequest::default()).await.unwrap().into_inner();
+    assert!(watch.message().await.unwrap().unwrap().initial_done);
+    let stopped = controller.running.stop();
+    let (_, end) = tokio::join!(stopped, watch.message());
+    assert!(matches!(end, Ok(None)), "ended in good order: {end:?}");
+}
