@@ -12,7 +12,7 @@ use super::{
     client::Client,
     config::{Config, Context},
     failure::{Failure, Result},
-    render::Paint,
+    render::{self, Paint},
 };
 use crate::exit::Exit;
 
@@ -233,7 +233,7 @@ impl App {
     /// Prints what is not the result itself, on standard error; nothing with `--quiet`.
     pub fn note(&self, text: impl AsRef<str>) {
         if !self.globals.quiet {
-            let _ = writeln!(io::stderr(), "{}", text.as_ref().trim_end());
+            let _ = writeln!(io::stderr(), "{}", render::safe(text.as_ref().trim_end()));
         }
     }
 
@@ -265,7 +265,7 @@ pub(super) fn json<T: Serialize>(message: &T, pretty: bool) -> String {
 /// Prints a line; a reader that went away (`| head`) ends the program as it would end any other.
 pub(super) fn print(text: &str) {
     let mut out = io::stdout().lock();
-    if writeln!(out, "{}", text.trim_end_matches('\n')).and_then(|()| out.flush()).is_err() {
+    if writeln!(out, "{}", render::safe(text.trim_end_matches('\n'))).and_then(|()| out.flush()).is_err() {
         std::process::exit(i32::from(Exit::Success.code()));
     }
 }

@@ -17,5 +17,5 @@ pub use node::{node_details, node_table, upgrade_state};
 pub use plan::plan;
 pub use rollout::{Model, rollout_details, rollout_table, summary};
 pub use table::Table;
-pub use text::{Paint, bytes, clock, component_state, date, duration, hex, id, reason, short, since};
+pub use text::{Paint, bytes, clock, component_state, date, duration, hex, id, reason, safe, short, since};
 pub use tree::tree;

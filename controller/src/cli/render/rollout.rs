@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use upfleet_api::v1::{self, UpgradeState as U, rollout::State as S, wave::State as W};
 use upfleet_domain::rollout::State;
 
-use super::{Paint, Table, component_state, date, duration, id, reason, since, text};
+use super::{Paint, Table, component_state, date, duration, id, reason, safe, since, text};
 use crate::exit::Exit;
 
 /// What is known of a rollout: the last word on it and on each of its upgrades.
@@ -332,7 +332,7 @@ fn evidence_lines(evidence: &v1::Evidence, node: &str, paint: Paint) -> Vec<Stri
     }
     let skip = evidence.lines.len().saturating_sub(SHOWN);
     for line in &evidence.lines[skip..] {
-        lines.push(format!("    {}\n", paint.dim(format!("| {line}"))));
+        lines.push(format!("    {}\n", paint.dim(format!("| {}", safe(line)))));
     }
     lines
 }

@@ -1,5 +1,7 @@
 //! Words, numbers and times as people read them.
 
+use std::borrow::Cow;
+
 use upfleet_api::v1;
 
 /// Whether colours are used.
@@ -54,6 +56,30 @@ impl Paint {
     pub fn bold(self, text: impl AsRef<str>) -> String {
         self.wrap("1", text)
     }
+}
+
+/// Text from a node as a terminal may see it: control characters are spelt out, so that nothing a program
+/// writes can move the cursor, retitle the window or hide a line. Colours and tabs pass.
+#[must_use]
+pub fn safe(text: &str) -> Cow<'_, str> {
+    if !text.chars().any(|c| c.is_control() && c != '\n' && c != '\t') {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len());
+    for (at, c) in text.char_indices() {
+        if !c.is_control() || c == '\n' || c == '\t' || (c == '\x1b' && is_color(&text[at + 1..])) {
+            out.push(c);
+        } else {
+            out.extend(c.escape_default());
+        }
+    }
+    Cow::Owned(out)
+}
+
+/// Whether what follows an escape character only sets colours: `[`, digits and semicolons, `m`.
+fn is_color(rest: &str) -> bool {
+    let Some(rest) = rest.strip_prefix('[') else { return false };
+    rest.trim_start_matches(|c: char| c.is_ascii_digit() || c == ';').starts_with('m')
 }
 
 /// The last part of a resource name: `nodes/web-01` is `web-01`.
@@ -151,12 +177,12 @@ pub fn reason(reason: Option<&v1::Reason>, now: i64) -> String {
     let Some(reason) = reason else { return String::new() };
     let text = if reason.message.is_empty() { &reason.code } else { &reason.message };
     // A person who gave no message leaves a colon with nothing behind it.
-    let text = text.trim_end().trim_end_matches(':');
+    let text = safe(text.trim_end().trim_end_matches(':'));
     match &reason.deadline_time {
         Some(deadline) if deadline.seconds > now => {
             format!("{text} (times out in {})", duration(deadline.seconds - now))
         }
-        _ => text.to_owned(),
+        _ => text.into_owned(),
     }
 }
 
@@ -175,6 +201,14 @@ pub fn state_word(state: v1::UpgradeState) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_program_can_color_its_lines_but_not_move_the_cursor() {
+        assert_eq!(safe("plain\ttext"), "plain\ttext");
+        assert_eq!(safe("\x1b[1;31mred\x1b[0m"), "\x1b[1;31mred\x1b[0m");
+        assert_eq!(safe("\x1b[2Jgone\r\x07"), "\\u{1b}[2Jgone\\r\\u{7}");
+        assert_eq!(safe("\x1b]0;title"), "\\u{1b}]0;title");
+    }
 
     #[test]
     fn lengths_and_spans() {
