@@ -64,7 +64,10 @@ pub enum StepKind {
         digest: Digest,
     },
     /// Take the component's file away.
-    Remove,
+    Remove {
+        /// What it must be; a file that is something else is somebody's and stays. `None` removes nothing.
+        digest: Option<Digest>,
+    },
     /// End the component's process.
     Stop,
     /// Start the component's process, unless one of that digest runs.
@@ -102,7 +105,7 @@ impl StepKind {
             Self::Backup { .. } => "back up",
             Self::Swap { .. } => "switch",
             Self::SwapBack { .. } => "put back",
-            Self::Remove => "remove",
+            Self::Remove { .. } => "remove",
             Self::Stop => "stop",
             Self::Start { .. } => "start",
             Self::Probe { .. } => "probe",

@@ -65,7 +65,7 @@ impl<W: World> Tools<W> {
             | StepKind::Backup { .. }
             | StepKind::Swap { .. }
             | StepKind::SwapBack { .. }
-            | StepKind::Remove
+            | StepKind::Remove { .. }
             | StepKind::Prune { .. } => {
                 let kind = kind.clone();
                 Ok(self.on_files(gate, move |executor| executor.perform(&kind)).await?)

@@ -121,7 +121,7 @@ impl Executor {
             StepKind::Swap { digest } | StepKind::SwapBack { digest } => {
                 swap::put_in_place(place, digest).map(done)
             }
-            StepKind::Remove => remove::remove(place).map(done),
+            StepKind::Remove { digest } => remove::remove(place, *digest).map(done),
             StepKind::Prune { keep } => prune::prune(place, keep).map(done),
             StepKind::CheckPreflight { .. }
             | StepKind::Fetch { .. }

@@ -43,8 +43,11 @@ fn an_upgrade_and_the_way_back() {
     executor.perform(&StepKind::Prune { keep: vec![old] }).unwrap();
     assert_eq!(std::fs::read(&path).unwrap(), b"old");
     assert_eq!(executor.inspect().unwrap(), (Some(old), vec![old]));
-    executor.perform(&StepKind::Remove).unwrap();
-    executor.perform(&StepKind::Remove).unwrap();
+    let foreign = executor.perform(&StepKind::Remove { digest: Some(new) }).unwrap_err();
+    assert_eq!(foreign.code, ReasonCode::Drifted, "what was not installed here stays");
+    assert_eq!(std::fs::read(&path).unwrap(), b"old");
+    executor.perform(&StepKind::Remove { digest: Some(old) }).unwrap();
+    executor.perform(&StepKind::Remove { digest: Some(old) }).unwrap();
     assert_eq!(executor.inspect().unwrap().0, None);
 }
 

@@ -30,12 +30,15 @@ impl Machine {
 
     /// The first step of putting back; also where it begins again after a crash.
     pub(super) fn back_begin(&mut self) {
-        let Some(back) = self.record.passage.as_ref().and_then(|passage| passage.back.as_ref()) else {
-            return;
-        };
+        let Some(passage) = self.record.passage.as_ref() else { return };
+        let Some(back) = passage.back.as_ref() else { return };
         match back.to.artifact() {
             Some(digest) => self.perform(StepKind::VerifyKept { digest }),
-            None => self.perform(StepKind::Remove),
+            // Only what this upgrade installed is taken away again.
+            None => {
+                let digest = passage.order.goal.state().artifact();
+                self.perform(StepKind::Remove { digest });
+            }
         }
     }
 
@@ -47,7 +50,7 @@ impl Machine {
         let to = self.back_digest();
         match (kind, answer) {
             (StepKind::VerifyKept { digest }, _) => self.perform(StepKind::SwapBack { digest }),
-            (StepKind::SwapBack { .. } | StepKind::Remove, _) => {
+            (StepKind::SwapBack { .. } | StepKind::Remove { .. }, _) => {
                 self.perform(StepKind::Inspect { probe: false });
             }
             (StepKind::Inspect { .. }, Answer::Inspected(found)) => self.back_in_place(&found, now),

@@ -89,7 +89,10 @@ impl Machine {
         passage.touched = true;
         match passage.order.goal.state().artifact() {
             Some(digest) => self.perform(StepKind::Swap { digest }),
-            None => self.perform(StepKind::Remove),
+            None => {
+                let digest = passage.from.artifact();
+                self.perform(StepKind::Remove { digest });
+            }
         }
     }
 
@@ -109,10 +112,10 @@ impl Machine {
             }
             (StepKind::Stage { .. } | StepKind::VerifyKept { .. }, _) => self.enter(Phase::Staged, now),
             (StepKind::Backup { .. }, _) => self.switch(),
-            (StepKind::Swap { .. } | StepKind::Remove, _) if self.policy.supervised => {
+            (StepKind::Swap { .. } | StepKind::Remove { .. }, _) if self.policy.supervised => {
                 self.perform(StepKind::Stop);
             }
-            (StepKind::Swap { .. } | StepKind::Remove, _) => self.enter(Phase::Probing, now),
+            (StepKind::Swap { .. } | StepKind::Remove { .. }, _) => self.enter(Phase::Probing, now),
             (StepKind::Stop, _) => self.start_new(now),
             (StepKind::Start { .. }, _) => self.started_new(now),
             (StepKind::Probe { index }, Answer::Probed(probed)) => {

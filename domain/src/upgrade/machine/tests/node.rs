@@ -186,7 +186,10 @@ impl Node {
                 assert!(self.versions.contains(digest), "switched to what is not there");
                 self.installed = Some(*digest);
             }
-            StepKind::Remove => self.installed = None,
+            StepKind::Remove { digest } => {
+                assert!(self.installed.is_none() || self.installed == *digest, "removed somebody's file");
+                self.installed = None;
+            }
             StepKind::Stop => self.process = Process::NotRun,
             StepKind::Start { digest } => {
                 assert_eq!(self.installed, Some(*digest));
