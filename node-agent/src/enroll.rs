@@ -21,10 +21,8 @@ use upfleet_domain::{id::NodeId, reason::Reason, token::EnrollmentToken};
 use crate::{
     config::ControllerConfig,
     identity::{EnrollmentDoor, Granted, Identities, Identity, IdentityError, new_key, request_for},
-    transport::{
-        platform,
-        tls::{self, ConnectError},
-    },
+    platform::node_platform,
+    transport::tls::{self, ConnectError},
 };
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -90,7 +88,7 @@ pub async fn enroll(
         token: token.secret.clone(),
         node: node.to_string(),
         csr_der: request_for(&key).into(),
-        platform: Some((&platform()).into()),
+        platform: Some((&node_platform()).into()),
     };
     let asked = tokio::time::timeout(PATIENCE, EnrollmentServiceClient::new(channel).enroll(request)).await;
     let answer = asked.map_err(|_| EnrollError::Silent(token.address.clone()))?;

@@ -19,7 +19,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 pub use connector::Connector;
 pub use expired::renew_expired;
-pub use facts::platform;
 use serde::{Deserialize, Serialize};
 pub(crate) use session::told;
 use tokio::sync::{mpsc, watch};
