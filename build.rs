@@ -2,13 +2,14 @@
 
 use std::{env, error::Error, fs, path::PathBuf};
 
-const FILES: [&str; 7] = [
+const FILES: [&str; 8] = [
     "upfleet/v1/types.proto",
     "upfleet/v1/artifact.proto",
     "upfleet/v1/release.proto",
     "upfleet/v1/node.proto",
     "upfleet/v1/user.proto",
     "upfleet/v1/rollout.proto",
+    "upfleet/v1/patch.proto",
     "upfleet/v1/agent.proto",
 ];
 

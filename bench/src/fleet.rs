@@ -77,6 +77,9 @@ fn release(text: &str, sequence: u64) -> ReleaseFacts {
         kind: Kind::Binary,
         notes: String::new(),
         artifacts: vec![artifact],
+        fixes: Vec::new(),
+        patch: None,
+        files: None,
     };
     let digest = Digest::of(&manifest.to_bytes());
     ReleaseFacts { manifest, digest, quarantined: BTreeMap::new() }
@@ -131,6 +134,9 @@ fn inventory(current: &ComponentState) -> ComponentInventory {
         changed: None,
         changer: String::new(),
         failed: Vec::new(),
+        proof: None,
+        alarms: Vec::new(),
+        patchable: false,
     }
 }
 

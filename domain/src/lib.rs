@@ -12,9 +12,12 @@
 
 pub mod backoff;
 pub mod digest;
+pub mod files;
 pub mod id;
+pub mod jvm;
 pub mod labels;
 pub mod order;
+pub mod patch;
 pub mod reason;
 pub mod release;
 pub mod report;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     id::{ComponentId, RolloutId, UpgradeId},
     reason::{Reason, ReasonCode},
-    state::{ComponentState, Layer, ReleaseRef},
+    state::{Base, ComponentState, Layer, ReleaseRef},
     time::Time,
     upgrade::Phase,
 };
@@ -27,6 +27,8 @@ pub struct Generation {
 pub enum Target {
     /// Install a release.
     Install(ReleaseRef),
+    /// Put the order's stack of patches on the base that must be there.
+    Stack(Base),
     /// Go back to a kept state.
     Restore(ComponentState),
     /// Stay as it is: what is under way and not finished is undone, what is finished stands.
@@ -46,9 +48,12 @@ pub struct DesiredState {
     pub upgrade: Option<UpgradeId>,
     /// What to do.
     pub target: Target,
-    /// Patches over the base, highest number first. Empty for kind `binary`.
+    /// For `Install` and `Stack`: the patches over the base, highest number first.
     #[serde(default)]
     pub layers: Vec<Layer>,
+    /// Bring the running JVM to it instead of restarting it, where only the stack differs.
+    #[serde(default)]
+    pub live: bool,
     /// Wait before entering this phase for a further order.
     pub hold_before: Option<Phase>,
     /// An agent that has not begun by then lets it expire.

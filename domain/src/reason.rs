@@ -305,6 +305,72 @@ reasons! {
     RollbackStepFailed = "ROLLBACK_STEP_FAILED", FailedPrecondition, Operator, "{from} could not be put back: {problem}",
         hint "log in to the node: upfleet-agent status, upfleet-agent diagnostics";
 
+    // Patches: what can't be put together.
+    BaseMismatch = "BASE_MISMATCH", FailedPrecondition, Publisher, "patch {number} replaces {class} of SHA-256 {expected}, the node has {actual}",
+        hint "the patch was built for another base: build one for the base that this node runs";
+    ClassNotFound = "CLASS_NOT_FOUND", FailedPrecondition, Publisher, "patch {number} replaces {class}, which the application does not have",
+        hint "where the application has it in a place that the command line does not say, name that in `class_path` of [component.jvm]";
+    RevertsFix = "REVERTS_FIX", FailedPrecondition, Publisher, "patch {number} was not built from {class} of patch {other} and would undo its fix",
+        hint "build the patch from the classes of the stack, or let it supersede that patch";
+    SplitFamily = "SPLIT_FAMILY", FailedPrecondition, Publisher, "patch {number} ships {class} without {missing}, which then comes from {other}",
+        hint "a class and its inner classes are compiled together: ship the whole family";
+    Overlap = "OVERLAP", Information, Nobody, "{class} of patch {number} takes precedence over that of patch {other}, which it was built from";
+    PatchRequires = "PATCH_REQUIRES", FailedPrecondition, Operator, "patch {number} needs patch {missing} in the stack";
+    PatchContained = "PATCH_CONTAINED", FailedPrecondition, Nobody, "patch {number} is contained in patch {other}, which is in the stack";
+    StackBuiltOn = "STACK_BUILT_ON", FailedPrecondition, Operator, "patch {other} is built on patch {number}: without it, its classes still hold that change",
+        hint "remove both, or say --contained to have it recorded as still contained";
+    NotInStack = "NOT_IN_STACK", FailedPrecondition, Operator, "patch {number} is not in the stack, which is {stack}";
+    NumberTaken = "NUMBER_TAKEN", AlreadyExists, Publisher, "patch {number} of `{component}` is another release already: {release}";
+    FixLost = "FIX_LOST", FailedPrecondition, Operator, "fix {fix} of patch {number} is neither in {release} nor in a patch for it",
+        hint "release a patch for the new base, or say --waive-fix to do without it";
+    ClassVersion = "CLASS_VERSION", FailedPrecondition, Publisher, "patch {number} needs Java {needed} ({class} has major version {major}), the node's JVM is Java {actual}",
+        hint "compile the patch with --release for the oldest JVM it is for";
+    PatchInvalid = "PATCH_INVALID", InvalidArgument, Publisher, "the patch is not well made: {problem}";
+    ArchiveHostile = "ARCHIVE_HOSTILE", InvalidArgument, Publisher, "the archive was refused at `{entry}`: {problem}";
+    NotPatchable = "NOT_PATCHABLE", FailedPrecondition, Operator, "`{component}` takes no patches: {problem}",
+        hint "give the component a [component.jvm] in the agent's configuration";
+
+    // Patches: how they would get into the JVM.
+    MechanismUnfit = "MECHANISM_UNFIT", FailedPrecondition, Operator, "{mechanism} would start cleanly and run the old code: {problem}",
+        hint "set `mechanism` of [component.jvm] to one that fits, or leave it at \"auto\"";
+    SignerMismatch = "SIGNER_MISMATCH", FailedPrecondition, Publisher, "{class} is in a package signed by {signer}, the patch is signed by {actual}",
+        hint "sign the patch with the same certificate, or use the mechanism java-agent";
+    PackageSealed = "PACKAGE_SEALED", FailedPrecondition, Publisher, "{class} is in a package that {jar} seals",
+        hint "use the mechanism java-agent";
+    ClassCache = "CLASS_CACHE", FailedPrecondition, Operator, "the JVM is started with {option}, which would run classes from a cache and not the patched ones",
+        hint "take the option out of the command, or set caches = \"strip\" in [component.jvm]";
+    JvmUnknown = "JVM_UNKNOWN", FailedPrecondition, Operator, "how the JVM is started can't be told: {problem}",
+        hint "write the java command into `command`, or set `mechanism` and `class_path` of [component.jvm]";
+    LiveImpossible = "LIVE_IMPOSSIBLE", FailedPrecondition, Publisher, "patch {number} can't take effect in a running JVM: {problem}",
+        hint "roll it out without --live: it takes effect with a restart";
+    LiveForbidden = "LIVE_FORBIDDEN", FailedPrecondition, Operator, "the node's configuration forbids to patch the running JVM: {problem}";
+    RestartNeeded = "RESTART_NEEDED", FailedPrecondition, Operator, "the JVM is not run by the agent, so a restart patch can't take effect: {problem}",
+        hint "roll it out with --live, or give the component a [component.reload] that restarts it";
+
+    // Patches: attaching to a JVM.
+    JvmGone = "JVM_GONE", FailedPrecondition, Operator, "no JVM of `{component}` runs: {problem}";
+    JvmNotReady = "JVM_NOT_READY", Unavailable, Agent, "process {pid} is not ready to be attached to: {problem}";
+    AttachRefused = "ATTACH_REFUSED", FailedPrecondition, Operator, "process {pid} can't be attached to: {problem}";
+    AttachFailed = "ATTACH_FAILED", FailedPrecondition, Operator, "attaching to process {pid} failed: {problem}";
+    RedefinitionRefused = "REDEFINITION_REFUSED", FailedPrecondition, Publisher, "the JVM refused the new classes, none is in force: {problem}";
+    LivePatched = "LIVE_PATCHED", Information, Agent, "{classes} classes are in force in process {pid} without a restart";
+
+    // Patches: the proof.
+    ClassOld = "CLASS_OLD", FailedPrecondition, Operator, "{class} in loader {loader} runs SHA-256 {actual}, not {expected}: {problem}";
+    ProofMissing = "PROOF_MISSING", FailedPrecondition, Operator, "the JVM does not say which classes are in force: {problem}";
+    JarReplaced = "JAR_REPLACED", Information, Operator, "{path} on the disk is not the jar that process {pid} has open",
+        hint "jars of a running JVM may be replaced by renaming only; restart it, then look what replaced it";
+    StackDamaged = "STACK_DAMAGED", DataLoss, Operator, "{path} has SHA-256 {actual}, the stack says {expected}";
+    PatchProved = "PATCH_PROVED", Information, Nobody, "healthy; {proved} classes proved, {armed} armed, by {mechanism}";
+
+    // Files.
+    LocalChanges = "LOCAL_CHANGES", FailedPrecondition, Operator, "{count} files were changed on the node, the first is {first}",
+        hint "look at them; a release can also say to keep or to overwrite them";
+    ReloadFailed = "RELOAD_FAILED", FailedPrecondition, Publisher, "the reload answered: {problem}";
+    Reloaded = "RELOADED", Information, Nobody, "healthy; runs {digest}; the reload answered {answer}";
+    LocalApplyForbidden = "LOCAL_APPLY_FORBIDDEN", PermissionDenied, Operator, "`{component}` takes no releases from a file: allow_local_apply is off";
+    LocalApply = "LOCAL_APPLY", Information, Operator, "changed on the node itself: {message}";
+
     // Nodes.
     BaselineUnhealthy = "BASELINE_UNHEALTHY", FailedPrecondition, Operator, "was unhealthy before the change: {problem}",
         hint "mend the node first; a change on top would hide what is broken";
@@ -408,42 +474,4 @@ impl fmt::Display for Reason {
 impl std::error::Error for Reason {}
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_code_of_a_later_version_is_read_as_another() {
-        for (text, code) in [("\"NOVEL\"", ReasonCode::Other), ("\"OTHER\"", ReasonCode::Other)] {
-            assert_eq!(serde_json::from_str::<ReasonCode>(text).unwrap(), code);
-        }
-        for code in ReasonCode::ALL {
-            let text = serde_json::to_string(code).unwrap();
-            assert_eq!(
-                (text.trim_matches('"'), serde_json::from_str(&text).unwrap()),
-                (code.as_str(), *code)
-            );
-        }
-        let reason = r#"{"code":"NOVEL","metadata":{"message":"new"}}"#;
-        assert_eq!(serde_json::from_str::<Reason>(reason).unwrap().message(), "new");
-    }
-
-    #[test]
-    fn codes_are_unique_and_parse_back() {
-        for code in ReasonCode::ALL {
-            assert_eq!(code.as_str().parse(), Ok(*code));
-            let same = ReasonCode::ALL.iter().filter(|other| other.as_str() == code.as_str()).count();
-            assert_eq!(same, 1, "{code}");
-        }
-    }
-
-    #[test]
-    fn sentences_carry_their_values() {
-        let reason = Reason::new(ReasonCode::StaleGeneration).with("offered", "1/2").with("kept", "1/3");
-        assert_eq!(reason.message(), "order 1/2 is older than 1/3");
-    }
-
-    #[test]
-    fn a_missing_value_is_shown_as_missing() {
-        assert_eq!(Reason::new(ReasonCode::StaleGeneration).message(), "order ? is older than ?");
-    }
-}
+mod tests;

@@ -4,7 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     digest::{Digest, Md5Digest},
+    files::FilesSpec,
     id::{ComponentId, Version},
+    patch::{Fix, PatchSpec},
     reason::{Reason, ReasonCode},
     state::ReleaseRef,
 };
@@ -23,6 +25,10 @@ pub const MAX_ARTIFACT_BYTES: u64 = 64 * 1024 * 1024 * 1024;
 pub enum Kind {
     /// Replaces one file, an executable or a jar.
     Binary,
+    /// Swaps a directory.
+    Files,
+    /// Adds a numbered patch to a component's stack.
+    Patch,
 }
 
 impl Kind {
@@ -31,6 +37,8 @@ impl Kind {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Binary => "binary",
+            Self::Files => "files",
+            Self::Patch => "patch",
         }
     }
 }
@@ -109,6 +117,15 @@ pub struct Manifest {
     pub notes: String,
     /// The bytes per platform.
     pub artifacts: Vec<ArtifactRef>,
+    /// Of a base release: the issues that it fixes, so that a patch for them may retire.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fixes: Vec<Fix>,
+    /// Of kind [`Kind::Patch`]: what it patches.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub patch: Option<PatchSpec>,
+    /// Of kind [`Kind::Files`]: what is in the archive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files: Option<FilesSpec>,
 }
 
 impl Manifest {
@@ -213,6 +230,19 @@ pub fn parse_manifest(bytes: &[u8]) -> Result<Manifest, Reason> {
 }
 
 fn check(manifest: &Manifest) -> Result<(), String> {
+    let sections = (manifest.patch.is_some(), manifest.files.is_some());
+    let expected = (manifest.kind == Kind::Patch, manifest.kind == Kind::Files);
+    if sections != expected {
+        return Err(format!(
+            "its kind is {}, so it needs {} section and no other",
+            manifest.kind.as_str(),
+            match manifest.kind {
+                Kind::Binary => "no",
+                Kind::Files => "a `files`",
+                Kind::Patch => "a `patch`",
+            }
+        ));
+    }
     if manifest.artifacts.is_empty() {
         return Err("it names no artifact".to_owned());
     }
@@ -254,6 +284,9 @@ mod tests {
                 sources: vec![],
                 encodings: vec![],
             }],
+            fixes: vec![],
+            patch: None,
+            files: None,
         }
     }
 

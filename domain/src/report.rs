@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     digest::Digest,
     id::{ComponentId, UpgradeId},
+    jvm::Proof,
     order::Generation,
     reason::Reason,
     state::ComponentState,
@@ -37,6 +38,12 @@ pub struct UpgradeReport {
     pub running: Option<Digest>,
     /// On failure.
     pub evidence: Option<Evidence>,
+    /// What the running JVM says of the stack, where there is one; with the end of an upgrade.
+    #[serde(default)]
+    pub proof: Option<Proof>,
+    /// What the reload answered, where there is one; with the end of an upgrade.
+    #[serde(default)]
+    pub reload: Option<String>,
 }
 
 /// What one component of a node is and runs.
@@ -78,4 +85,13 @@ pub struct ComponentInventory {
     pub changer: String,
     /// Digests that rolled back here and are not tried again.
     pub failed: Vec<Digest>,
+    /// What the running JVM last said of the stack.
+    #[serde(default)]
+    pub proof: Option<Proof>,
+    /// What deserves a look although nothing has drifted: a replaced jar, a class cache, changed files.
+    #[serde(default)]
+    pub alarms: Vec<Reason>,
+    /// Whether it takes patches: its configuration says how its JVM is started.
+    #[serde(default)]
+    pub patchable: bool,
 }

@@ -52,6 +52,12 @@ pub struct Layer {
     pub number: u32,
     /// The patch release.
     pub release: ReleaseRef,
+    /// Another patch of the stack supersedes it: it is not in force, and comes back when that one is removed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub retired: bool,
+    /// Numbers of patches that were removed although this one is built on them, so that their fixes stay.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub contains: Vec<u32>,
 }
 
 /// What a component runs.
@@ -93,6 +99,17 @@ impl ComponentState {
         }
     }
 
+    /// SHA-256 that names the layers in force; `None` where there are none.
+    #[must_use]
+    pub fn stack(&self) -> Option<Digest> {
+        stack_digest(&self.layers)
+    }
+
+    /// The layers in force, highest number first.
+    pub fn active(&self) -> impl Iterator<Item = &Layer> {
+        self.layers.iter().filter(|layer| !layer.retired)
+    }
+
     /// The sequence that downgrades are told by; `None` for what is no release.
     #[must_use]
     pub fn sequence(&self) -> Option<u64> {
@@ -105,11 +122,23 @@ impl ComponentState {
     /// Whether both have the same bytes in force: the same artifact and the same layers, whatever their names.
     #[must_use]
     pub fn same_content(&self, other: &Self) -> bool {
-        let layers = |state: &Self| -> Vec<Digest> {
-            state.layers.iter().map(|layer| layer.release.artifact).collect()
-        };
+        let layers =
+            |state: &Self| -> Vec<Digest> { state.active().map(|layer| layer.release.artifact).collect() };
         self.artifact() == other.artifact() && layers(self) == layers(other)
     }
+}
+
+/// SHA-256 that names a stack by what is in force of it: numbers and artifacts, highest number first. `None` where
+/// nothing is.
+#[must_use]
+pub fn stack_digest(layers: &[Layer]) -> Option<Digest> {
+    use fmt::Write as _;
+    let mut text = String::from("upfleet stack 1\n");
+    let head = text.len();
+    for layer in layers.iter().filter(|layer| !layer.retired) {
+        let _ = writeln!(text, "{} {}", layer.number, layer.release.artifact);
+    }
+    (text.len() > head).then(|| Digest::of(text.as_bytes()))
 }
 
 impl fmt::Display for ComponentState {
@@ -120,7 +149,7 @@ impl fmt::Display for ComponentState {
             Base::Release(release) => write!(f, "{}", release.version)?,
             Base::Unmanaged { digest } => write!(f, "unmanaged@{}", digest.short())?,
         }
-        for (index, layer) in self.layers.iter().enumerate() {
+        for (index, layer) in self.active().enumerate() {
             write!(f, "{}{}", if index == 0 { "+patch" } else { "," }, layer.number)?;
         }
         Ok(())

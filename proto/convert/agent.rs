@@ -6,6 +6,7 @@ use upfleet_domain::{
     order::{DesiredState, Generation, HoldOrder, Target},
     reason::Reason,
     report::{ComponentInventory, UpgradeReport},
+    state::{ComponentState, Layer},
     upgrade::{Phase, UpgradeState},
 };
 
@@ -31,6 +32,8 @@ pub struct Order {
     pub desired: DesiredState,
     /// The manifest, where a release is to be installed.
     pub manifest: Option<ManifestBytes>,
+    /// The manifests of the layers, in their order.
+    pub layers: Vec<ManifestBytes>,
     /// A hold or release by a person.
     pub hold: Option<HoldOrder>,
 }
@@ -65,6 +68,10 @@ impl From<&Order> for v1::DesiredState {
                     signatures: manifest.signatures.into_iter().map(Into::into).collect(),
                 })
             }
+            Target::Stack(base) => {
+                let state = ComponentState { base: base.clone(), layers: Vec::new() };
+                Wire::Stack(v1::StackTarget { base: Some((&state).into()) })
+            }
             Target::Restore(state) => Wire::Restore(v1::RestoreTarget { state: Some(state.into()) }),
             Target::Stay => Wire::Stay(v1::StayTarget {}),
         };
@@ -75,7 +82,8 @@ impl From<&Order> for v1::DesiredState {
             generation: desired.generation.number,
             rollout: desired.rollout.as_ref().map(ToString::to_string).unwrap_or_default(),
             upgrade: desired.upgrade.as_ref().map(ToString::to_string).unwrap_or_default(),
-            layers: all(&desired.layers),
+            layers: layers(&desired.layers, &order.layers),
+            live: desired.live,
             hold_before: hold_before.unwrap_or(v1::UpgradeState::Unspecified).into(),
             not_after: desired.not_after.map(timestamp),
             allow_downgrade: desired.allow_downgrade,
@@ -94,13 +102,15 @@ impl TryFrom<v1::DesiredState> for Order {
 
     fn try_from(wire: v1::DesiredState) -> Result<Self> {
         let (target, manifest) = target(wire.target)?;
+        let (ordered, layers) = offered(wire.layers)?;
         let desired = DesiredState {
             component: parse(&wire.component, "component")?,
             generation: Generation { epoch: wire.epoch, number: wire.generation },
             rollout: parse_optional(&wire.rollout, "rollout")?,
             upgrade: parse_optional(&wire.upgrade, "upgrade")?,
             target,
-            layers: each(wire.layers, "layers")?,
+            layers: ordered,
+            live: wire.live,
             hold_before: hold_before(wire.hold_before)?,
             not_after: wire.not_after.as_ref().map(time),
             allow_downgrade: wire.allow_downgrade,
@@ -109,8 +119,34 @@ impl TryFrom<v1::DesiredState> for Order {
             trace: wire.trace,
             actor: wire.actor,
         };
-        Ok(Self { desired, manifest, hold: wire.hold_order.map(Into::into) })
+        Ok(Self { desired, manifest, layers, hold: wire.hold_order.map(Into::into) })
     }
+}
+
+/// Layers beside their manifests; a missing manifest is an empty one, which its digest then refuses.
+fn layers(layers: &[Layer], manifests: &[ManifestBytes]) -> Vec<v1::LayerOffer> {
+    let offer = |(index, layer): (usize, &Layer)| {
+        let manifest = manifests.get(index).cloned().unwrap_or_default();
+        v1::LayerOffer {
+            layer: Some(layer.into()),
+            manifest: manifest.bytes.into(),
+            signatures: manifest.signatures.into_iter().map(Into::into).collect(),
+        }
+    };
+    layers.iter().enumerate().map(offer).collect()
+}
+
+fn offered(wire: Vec<v1::LayerOffer>) -> Result<(Vec<Layer>, Vec<ManifestBytes>)> {
+    let mut layers = Vec::new();
+    let mut manifests = Vec::new();
+    for offer in wire {
+        layers.push(field(offer.layer, "layers.layer")?);
+        manifests.push(ManifestBytes {
+            bytes: offer.manifest.into(),
+            signatures: offer.signatures.into_iter().map(Into::into).collect(),
+        });
+    }
+    Ok((layers, manifests))
 }
 
 fn target(wire: Option<v1::desired_state::Target>) -> Result<(Target, Option<ManifestBytes>)> {
@@ -122,6 +158,10 @@ fn target(wire: Option<v1::desired_state::Target>) -> Result<(Target, Option<Man
                 signatures: install.signatures.into_iter().map(Into::into).collect(),
             };
             (Target::Install(field(install.release, "install.release")?), Some(manifest))
+        }
+        Wire::Stack(stack) => {
+            let state: ComponentState = field(stack.base, "stack.base")?;
+            (Target::Stack(state.base), None)
         }
         Wire::Restore(restore) => (Target::Restore(field(restore.state, "restore.state")?), None),
         Wire::Stay(_) => (Target::Stay, None),
@@ -153,6 +193,8 @@ impl From<&UpgradeReport> for v1::UpgradeReport {
             running_digest: report.running.as_ref().map(Into::into),
             generation: report.generation.number,
             epoch: report.generation.epoch,
+            proof: report.proof.as_ref().map(Into::into),
+            reload: report.reload.clone().unwrap_or_default(),
         }
     }
 }
@@ -176,6 +218,8 @@ impl TryFrom<v1::UpgradeReport> for UpgradeReport {
             current: optional(wire.current, "current")?,
             running: optional(wire.running_digest, "running_digest")?,
             evidence: wire.evidence.map(Into::into),
+            proof: optional(wire.proof, "proof")?,
+            reload: (!wire.reload.is_empty()).then_some(wire.reload),
         })
     }
 }
@@ -203,6 +247,9 @@ impl From<&ComponentInventory> for v1::ComponentInventory {
             change_time: inventory.changed.map(timestamp),
             changer: inventory.changer.clone(),
             failed_digests: all(&inventory.failed),
+            proof: inventory.proof.as_ref().map(Into::into),
+            alarms: all(&inventory.alarms),
+            patchable: inventory.patchable,
         }
     }
 }
@@ -234,6 +281,9 @@ impl TryFrom<v1::ComponentInventory> for ComponentInventory {
             changed: wire.change_time.as_ref().map(time),
             changer: wire.changer,
             failed: each(wire.failed_digests, "failed_digests")?,
+            proof: optional(wire.proof, "proof")?,
+            alarms: each(wire.alarms, "alarms")?,
+            patchable: wire.patchable,
         })
     }
 }

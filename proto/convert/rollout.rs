@@ -400,6 +400,8 @@ pub fn upgrade(rollout: &Rollout, upgrade: &NodeUpgrade) -> v1::Upgrade {
         end_time: upgrade.ended.map(timestamp),
         evidence: upgrade.evidence.as_ref().map(Into::into),
         revision: upgrade.revision,
+        proof: None,
+        reload: String::new(),
     }
 }
 

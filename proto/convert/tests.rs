@@ -7,7 +7,9 @@ use prost::Message;
 use upfleet_domain::{
     digest::{Digest, Md5Digest},
     id::{ComponentId, RolloutId, UpgradeId, Version},
+    jvm::{ClassProof, Mechanism, Proof, Standing},
     order::{DesiredState, Generation, HoldOrder, Target},
+    patch::MAX_NUMBER,
     reason::{Reason, ReasonCode},
     release::Platform,
     report::{ComponentInventory, UpgradeReport},
@@ -45,7 +47,10 @@ fn release() -> impl Strategy<Value = ReleaseRef> {
 }
 
 fn layers() -> impl Strategy<Value = Vec<Layer>> {
-    vec((any::<u32>(), release()).prop_map(|(number, release)| Layer { number, release }), 0..3)
+    let layer = (1..=MAX_NUMBER, release(), any::<bool>(), vec(1..=MAX_NUMBER, 0..3));
+    let layer =
+        layer.prop_map(|(number, release, retired, contains)| Layer { number, release, retired, contains });
+    vec(layer, 0..3)
 }
 
 fn state() -> impl Strategy<Value = ComponentState> {
@@ -87,6 +92,7 @@ fn order() -> impl Strategy<Value = Order> {
     let target = prop_oneof![
         (release(), manifest).prop_map(|(release, bytes)| (Target::Install(release), Some(bytes))),
         state().prop_map(|state| (Target::Restore(state), None)),
+        state().prop_map(|state| (Target::Stack(state.base), None)),
         Just((Target::Stay, None)),
     ];
     let hold = (any::<bool>(), any::<u64>(), ".{0,9}", ".{0,9}")
@@ -94,11 +100,12 @@ fn order() -> impl Strategy<Value = Order> {
     let rollout = option::of("r-[a-z0-9]{6}".prop_map(|text| RolloutId::new(text).unwrap()));
     let steering =
         (rollout, option::of(upgrade()), option::of(select(Phase::ALL)), option::of(time()), layers());
-    let rest = (any::<(bool, bool)>(), option::of(0_u64..1_000_000), ".{0,9}", ".{0,9}", option::of(hold));
+    let rest =
+        (any::<(bool, bool, bool)>(), option::of(0_u64..1_000_000), ".{0,9}", ".{0,9}", option::of(hold));
     (component(), generation(), target, steering, rest).prop_map(
         |(component, generation, (target, manifest), steering, rest)| {
             let (rollout, upgrade, hold_before, not_after, layers) = steering;
-            let ((allow_downgrade, allow_failed_digest), soak, trace, actor, hold) = rest;
+            let ((allow_downgrade, allow_failed_digest, live), soak, trace, actor, hold) = rest;
             let soak = soak.map(Duration::from_millis);
             let desired = DesiredState {
                 component,
@@ -107,6 +114,7 @@ fn order() -> impl Strategy<Value = Order> {
                 upgrade,
                 target,
                 layers,
+                live,
                 hold_before,
                 not_after,
                 allow_downgrade,
@@ -115,18 +123,46 @@ fn order() -> impl Strategy<Value = Order> {
                 trace,
                 actor,
             };
-            Order { desired, manifest, hold }
+            let layers = (0..desired.layers.len())
+                .map(|n| ManifestBytes { bytes: vec![7; n], signatures: vec![vec![8]; n] });
+            Order { layers: layers.collect(), desired, manifest, hold }
         },
     )
+}
+
+fn proof() -> impl Strategy<Value = Proof> {
+    let mechanisms = select(&[
+        Mechanism::JavaAgent,
+        Mechanism::ClassPath,
+        Mechanism::PathingJar,
+        Mechanism::PropertiesLauncher,
+        Mechanism::PatchModule,
+        Mechanism::Live,
+    ]);
+    let standings = select(&[Standing::Armed, Standing::Proved, Standing::Old]);
+    let texts = (".{0,9}", ".{0,9}", option::of(".{1,9}"), ".{0,9}");
+    let class = (texts, any::<u32>(), standings, option::of(digest()), digest(), mechanisms.clone());
+    let class = class.prop_map(|(texts, number, standing, original, expected, mechanism)| {
+        let (class, loader, source, problem) = texts;
+        ClassProof { class, number, standing, loader, source, original, expected, mechanism, problem }
+    });
+    // Those that run old code go first; see the conversion.
+    let classes = vec(class, 0..3).prop_map(|mut classes| {
+        classes.sort_by_key(|class: &ClassProof| class.standing != Standing::Old);
+        classes
+    });
+    (any::<u32>(), mechanisms, classes, vec(reason(), 0..3), time())
+        .prop_map(|(pid, mechanism, classes, alarms, time)| Proof { pid, mechanism, classes, alarms, time })
 }
 
 fn report() -> impl Strategy<Value = UpgradeReport> {
     let evidence = (".{0,9}", vec(".{0,9}", 0..3), vec(".{0,9}", 0..3))
         .prop_map(|(exit, lines, probe_results)| Evidence { exit, lines, probe_results });
     let states = (option::of(state()), option::of(state()), option::of(digest()), option::of(evidence));
+    let states = (states, option::of(proof()), option::of(".{1,9}"));
     (upgrade(), component(), 1_u64.., generation(), any_state(), reason(), time(), states).prop_map(
         |(upgrade, component, sequence, generation, state, reason, time, states)| {
-            let (from, current, running, evidence) = states;
+            let ((from, current, running, evidence), proof, reload) = states;
             UpgradeReport {
                 upgrade,
                 component,
@@ -139,6 +175,8 @@ fn report() -> impl Strategy<Value = UpgradeReport> {
                 current,
                 running,
                 evidence,
+                proof,
+                reload,
             }
         },
     )
@@ -150,8 +188,10 @@ fn inventory() -> impl Strategy<Value = ComponentInventory> {
     let reasons = (any::<bool>(), option::of(reason()), option::of(reason()));
     let orders = (generation(), any::<u64>(), option::of(upgrade()), option::of(any_state()));
     let run = ("[a-z]{1,9}", option::of(1_u32..), option::of(time()), "[a-z]{0,9}");
-    (component(), states, digests, reasons, orders, run).prop_map(
-        |(component, states, digests, reasons, orders, run)| {
+    let stack = (option::of(proof()), vec(reason(), 0..3), any::<bool>());
+    (component(), states, digests, reasons, orders, run, stack).prop_map(
+        |(component, states, digests, reasons, orders, run, stack)| {
+            let (proof, alarms, patchable) = stack;
             let ((current, previous, kept), (kept_digests, running, failed)) = (states, digests);
             let ((healthy, hold, drift), (run_mode, pid, changed, changer)) = (reasons, run);
             let (generation, hold_generation, upgrade, upgrade_state) = orders;
@@ -174,6 +214,9 @@ fn inventory() -> impl Strategy<Value = ComponentInventory> {
                 changed,
                 changer,
                 failed,
+                proof,
+                alarms,
+                patchable,
             }
         },
     )

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use upfleet_domain::{
     digest::{Digest, Md5Digest},
+    patch::MAX_NUMBER,
     reason::{Reason, ReasonCode},
     release::Platform,
     state::{Base, ComponentState, Layer, ReleaseRef},
@@ -131,7 +132,12 @@ impl TryFrom<v1::ReleaseRef> for ReleaseRef {
 
 impl From<&Layer> for v1::Layer {
     fn from(layer: &Layer) -> Self {
-        Self { number: layer.number, release: Some((&layer.release).into()) }
+        Self {
+            number: layer.number,
+            release: Some((&layer.release).into()),
+            retired: layer.retired,
+            contains: layer.contains.clone(),
+        }
     }
 }
 
@@ -139,7 +145,15 @@ impl TryFrom<v1::Layer> for Layer {
     type Error = Reason;
 
     fn try_from(wire: v1::Layer) -> Result<Self> {
-        Ok(Self { number: wire.number, release: field(wire.release, "release")? })
+        if wire.number == 0 || wire.number > MAX_NUMBER {
+            return Err(invalid("number", format!("patch numbers are 1 to {MAX_NUMBER}")));
+        }
+        Ok(Self {
+            number: wire.number,
+            release: field(wire.release, "release")?,
+            retired: wire.retired,
+            contains: wire.contains,
+        })
     }
 }
 

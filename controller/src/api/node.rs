@@ -142,6 +142,17 @@ impl NodeService for Api {
         Ok(Response::new(Box::pin(shown)))
     }
 
+    async fn list_jvms(&self, _: Request<v1::ListJvmsRequest>) -> Answer<v1::ListJvmsResponse> {
+        Err(Status::unimplemented("list JVMs"))
+    }
+
+    async fn list_node_history(
+        &self,
+        _: Request<v1::ListNodeHistoryRequest>,
+    ) -> Answer<v1::ListNodeHistoryResponse> {
+        Err(Status::unimplemented("list a node's history"))
+    }
+
     async fn create_enrollment_token(
         &self,
         request: Request<v1::CreateEnrollmentTokenRequest>,

@@ -65,6 +65,9 @@ fn node_component(record: &ComponentRecord) -> v1::NodeComponent {
         upgrade_state: state.into(),
         run_mode: inventory.run_mode.clone(),
         pid: inventory.pid.unwrap_or(0),
+        proof: inventory.proof.as_ref().map(Into::into),
+        alarms: convert::all(&inventory.alarms),
+        patchable: inventory.patchable,
     }
 }
 
@@ -98,6 +101,8 @@ pub(super) fn release(view: &ReleaseView, with_manifest: bool) -> v1::Release {
         yank_message: release.yanked.as_ref().map(|yank| yank.message.clone()).unwrap_or_default(),
         quarantined_digests: convert::all(&view.quarantined),
         notes: release.notes.clone(),
+        patch_number: 0,
+        fixes: Vec::new(),
     }
 }
 

@@ -183,6 +183,9 @@ pub(crate) async fn create(app: &App, client: &Client, args: &CreateArgs) -> Res
         kind: Kind::Binary,
         notes: args.notes.clone(),
         artifacts,
+        fixes: Vec::new(),
+        patch: None,
+        files: None,
     };
     let request = v1::CreateReleaseRequest {
         manifest: manifest.to_bytes().into(),

@@ -125,6 +125,8 @@ fn told_by_inventory(
         current: Some(inventory.current.clone()),
         running: inventory.running,
         evidence: None,
+        proof: inventory.proof.clone(),
+        reload: None,
     };
     ours.then(|| Event::Report { node: upgrade.node.clone(), report: Box::new(report) })
 }

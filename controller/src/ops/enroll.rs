@@ -216,6 +216,7 @@ impl Operations {
                     upgrade: None,
                     target: Target::Stay,
                     layers: Vec::new(),
+                    live: false,
                     hold_before: None,
                     not_after: None,
                     allow_downgrade: false,

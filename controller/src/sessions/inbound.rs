@@ -47,6 +47,8 @@ pub(super) async fn handle(
             commit(session, changes).await?;
             raise(session, orders).await
         }
+        // Shown once the store keeps them.
+        In::JvmInventory(_) => Ok(()),
         In::CertificateRequest(request) => renew(session, &request).await,
         In::LogLines(lines) => {
             if let Some(over) = session.questions.answer(lines) {
@@ -148,6 +150,10 @@ fn ordered_by(
     let runs_it = match &desired.target {
         Target::Install(release) => inventory.current.artifact() == Some(release.artifact),
         Target::Restore(state) => inventory.current.same_content(state),
+        Target::Stack(_) => {
+            let wanted = upfleet_domain::state::stack_digest(&desired.layers);
+            inventory.current.stack() == wanted
+        }
         Target::Stay => false,
     };
     runs_it.then(|| (desired.actor.clone(), desired.rollout.clone()))

@@ -179,9 +179,9 @@ impl Orders {
                 })?;
                 Some(ManifestBytes { bytes: release.manifest, signatures: release.signatures })
             }
-            Target::Restore(_) | Target::Stay => None,
+            Target::Stack(_) | Target::Restore(_) | Target::Stay => None,
         };
-        Ok(Order { desired, manifest, hold: record.hold.clone() })
+        Ok(Order { desired, manifest, layers: Vec::new(), hold: record.hold.clone() })
     }
 
     fn nothing_new(&self, component: &ComponentId) -> DesiredState {
@@ -192,6 +192,7 @@ impl Orders {
             upgrade: None,
             target: Target::Stay,
             layers: Vec::new(),
+            live: false,
             hold_before: None,
             not_after: None,
             allow_downgrade: false,

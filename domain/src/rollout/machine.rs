@@ -332,6 +332,7 @@ impl Machine {
             upgrade,
             target,
             layers: row.to.layers.clone(),
+            live: false,
             hold_before,
             // An order given after the deadline still has the time that silence takes to be begun.
             not_after: rollout.deadline.map(|at| at.max(now.after(rollout.spec.policy.silence_after))),

@@ -124,6 +124,7 @@ fn goal(record: &Record, policy: &Policy, offer: &Offer) -> Result<Goal, Reason>
     let untrusted = |problem: &str| Reason::new(ReasonCode::UntrustedManifest).with("problem", problem);
     match &offer.desired.target {
         Target::Restore(state) => Ok(Goal::Restore { state: own(record, state) }),
+        Target::Stack(_) => Err(Reason::new(ReasonCode::KindUnsupported).with("kind", "patch")),
         // `admit` answers it before it comes here; it changes nothing either way.
         Target::Stay => Err(untrusted("an order to stay has no goal")),
         Target::Install(ordered) => {

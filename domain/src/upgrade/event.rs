@@ -8,9 +8,10 @@ use crate::{
     digest::Md5Digest,
     id::{ComponentId, UpgradeId},
     order::{DesiredState, Generation, HoldOrder},
+    patch::PatchSpec,
     reason::Reason,
     release::Kind,
-    state::{ComponentState, ReleaseRef},
+    state::{ComponentState, Layer, ReleaseRef},
 };
 
 /// What a verified manifest offers this node.
@@ -35,6 +36,19 @@ pub struct Offer {
     pub desired: DesiredState,
     /// For [`crate::order::Target::Install`]: what the manifest offers, or why it can't be trusted.
     pub release: Option<Result<Offered, Reason>>,
+    /// For each of the order's layers: what its manifest offers, or why one can't be trusted.
+    pub layers: Result<Vec<OfferedLayer>, Reason>,
+}
+
+/// What a patch's verified manifest offers this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OfferedLayer {
+    /// The layer as ordered.
+    pub layer: Layer,
+    /// The release as it concerns this node's platform.
+    pub offered: Offered,
+    /// What it patches.
+    pub patch: PatchSpec,
 }
 
 /// What happens to a component.
@@ -46,6 +60,14 @@ pub enum Event {
     Order(Box<Offer>),
     /// A person holds or releases the component.
     Hold(HoldOrder),
+    /// A person at the node applies a release or a stack from a file. Answered by [`Effect::Answer`]; the component is
+    /// held then, as by a local rollback.
+    LocalApply {
+        /// What the file offers, as an order without rollout and upgrade.
+        offer: Box<Offer>,
+        /// Why.
+        message: String,
+    },
     /// A person at the node wants a kept state back. Answered by [`Effect::Answer`].
     LocalRollback {
         /// Which; the newest kept one where `None`.

@@ -89,6 +89,10 @@ impl Machine {
             Event::Order(offer) => self.order(&offer, now),
             Event::Hold(order) => self.hold(&order, now),
             Event::LocalRollback { to, message } => self.local_rollback(to, &message, now),
+            Event::LocalApply { .. } => {
+                let reason = Reason::new(crate::reason::ReasonCode::KindUnsupported).with("kind", "patch");
+                self.effects.push(Effect::Answer(Err(reason)));
+            }
             Event::Done { ticket, answer } => self.done(ticket, answer, now),
             Event::Note { ticket, reason } => self.note(ticket, reason, now),
             Event::Claim(answer) => self.claim_answered(answer, now),
@@ -165,6 +169,9 @@ impl Machine {
             changed: record.changed,
             changer: record.changer.as_str().to_owned(),
             failed: record.failed.clone(),
+            proof: None,
+            alarms: Vec::new(),
+            patchable: false,
         }
     }
 
@@ -353,6 +360,8 @@ impl Machine {
             current: Some(self.record.current.clone()),
             running,
             evidence: passage.evidence.clone().filter(|_| rolling_back),
+            proof: None,
+            reload: None,
         };
         self.record.outbox.push(report, note);
         self.effects.push(Effect::Report);
@@ -387,6 +396,8 @@ impl Machine {
             current: Some(self.record.current.clone()),
             running: self.seen.process.digest(),
             evidence,
+            proof: None,
+            reload: None,
         };
         self.record.outbox.push(report, false);
         self.effects.push(Effect::Report);

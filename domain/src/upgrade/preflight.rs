@@ -7,7 +7,7 @@ use crate::{
     digest::Digest,
     reason::{Reason, ReasonCode},
     release::Platform,
-    state::ComponentState,
+    state::{ComponentState, Layer},
 };
 
 /// What a check found on the node.
@@ -29,6 +29,13 @@ pub struct Facts {
     pub links: bool,
     /// What the agent may not do there, if anything.
     pub forbidden: Option<Reason>,
+    /// The stack that the next start uses, highest number first.
+    pub layers: Vec<Layer>,
+    /// Whether the wanted stack fits what is there: found by the digests of the application's own classes and by how its
+    /// JVM is started. `Ok` where no stack is wanted.
+    pub stack: Result<(), Reason>,
+    /// Files of the component that were changed on the node since they were installed.
+    pub changes: Vec<String>,
     /// What the probes say of what runs now; `None` where there is nothing to probe.
     pub baseline: Option<Result<(), String>>,
 }

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     digest::Digest,
     reason::{Reason, ReasonCode},
-    state::ComponentState,
+    state::{ComponentState, Layer},
 };
 
 /// What an inspection found.
@@ -17,6 +17,8 @@ use crate::{
 pub struct Found {
     /// SHA-256 of what is installed; `None` where nothing is.
     pub installed: Option<Digest>,
+    /// The stack that the next start uses, highest number first; empty where there is none.
+    pub layers: Vec<Layer>,
     /// The versions that lie on the node, by name; they are hashed again before they are used.
     pub kept: Vec<Digest>,
     /// What runs.

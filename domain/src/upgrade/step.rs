@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Evidence, preflight, recover};
-use crate::{digest::Digest, id::ComponentId, reason::Reason};
+use crate::{digest::Digest, id::ComponentId, jvm::Proof, reason::Reason, state::Layer};
 
 /// One action on one component. Each is idempotent: done twice it does no more than done once.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,6 +25,12 @@ pub enum StepKind {
     CheckPreflight {
         /// What is to be installed; `None` for a removal.
         digest: Option<Digest>,
+        /// The stack that is to be in force, highest number first.
+        #[serde(default)]
+        layers: Vec<Layer>,
+        /// Whether the running JVM is to be patched instead of restarted.
+        #[serde(default)]
+        live: bool,
     },
     /// Get an artifact's bytes into the incoming directory, resuming where an earlier attempt stopped.
     Fetch {
@@ -33,13 +39,18 @@ pub enum StepKind {
         /// The artifact.
         digest: Digest,
     },
-    /// Hash the fetched bytes as they lie on the disk, and read their ELF header.
+    /// Hash the fetched bytes as they lie on the disk, and look whether they are what the manifest says: an
+    /// executable's header, an archive's entries, a patch's classes.
     Verify {
+        /// The manifest that describes them.
+        manifest: Digest,
         /// What they must be.
         digest: Digest,
     },
-    /// Give the verified bytes their metadata and put them among the versions.
+    /// Put the verified bytes among the versions, with the metadata they need or unpacked, by the manifest's kind.
     Stage {
+        /// The manifest that describes them.
+        manifest: Digest,
         /// The artifact.
         digest: Digest,
     },
@@ -68,12 +79,37 @@ pub enum StepKind {
         /// What it must be; a file that is something else is somebody's and stays. `None` removes nothing.
         digest: Option<Digest>,
     },
+    /// Make this stack the one that the next start uses: one atomic switch. No layers: the application alone.
+    SwitchStack {
+        /// The stack, highest number first.
+        layers: Vec<Layer>,
+    },
+    /// The same on the way back.
+    SwitchStackBack {
+        /// The stack, highest number first.
+        layers: Vec<Layer>,
+    },
+    /// Bring the running JVM to exactly this stack, all classes or none, and let its next start use it too.
+    PatchLive {
+        /// The stack, highest number first.
+        layers: Vec<Layer>,
+    },
+    /// Ask the running JVM which classes are in force.
+    Prove {
+        /// What should be.
+        layers: Vec<Layer>,
+    },
+    /// Tell whoever uses the component's files that they have changed.
+    Reload,
     /// End the component's process.
     Stop,
     /// Start the component's process, unless one of that digest runs.
     Start {
         /// What it must be started from.
         digest: Digest,
+        /// The stack it must be started with, highest number first.
+        #[serde(default)]
+        layers: Vec<Layer>,
     },
     /// Run one probe once.
     Probe {
@@ -106,6 +142,11 @@ impl StepKind {
             Self::Swap { .. } => "switch",
             Self::SwapBack { .. } => "put back",
             Self::Remove { .. } => "remove",
+            Self::SwitchStack { .. } => "switch the stack",
+            Self::SwitchStackBack { .. } => "put the stack back",
+            Self::PatchLive { .. } => "patch live",
+            Self::Prove { .. } => "prove",
+            Self::Reload => "reload",
             Self::Stop => "stop",
             Self::Start { .. } => "start",
             Self::Probe { .. } => "probe",
@@ -119,7 +160,11 @@ impl StepKind {
     pub fn abortable(&self) -> bool {
         matches!(
             self,
-            Self::Fetch { .. } | Self::Probe { .. } | Self::CheckPreflight { .. } | Self::Inspect { .. }
+            Self::Fetch { .. }
+                | Self::Probe { .. }
+                | Self::CheckPreflight { .. }
+                | Self::Inspect { .. }
+                | Self::Prove { .. }
         )
     }
 }
@@ -136,6 +181,9 @@ pub enum Process {
         pid: u32,
         /// SHA-256 of what it was started from.
         digest: Digest,
+        /// The stack it was started with, or brought to since; see [`crate::state::stack_digest`]. `None` for none.
+        #[serde(default)]
+        stack: Option<Digest>,
     },
     /// None runs, though one should: it ended or is between two restarts.
     Down {
@@ -150,6 +198,15 @@ impl Process {
     pub fn digest(&self) -> Option<Digest> {
         match self {
             Self::Running { digest, .. } => Some(*digest),
+            Self::NotRun | Self::Down { .. } => None,
+        }
+    }
+
+    /// The stack that it runs with.
+    #[must_use]
+    pub fn stack(&self) -> Option<Digest> {
+        match self {
+            Self::Running { stack, .. } => *stack,
             Self::NotRun | Self::Down { .. } => None,
         }
     }
@@ -179,6 +236,10 @@ pub enum Answer {
     Probed(Probed),
     /// Of [`StepKind::Inspect`].
     Inspected(recover::Found),
+    /// Of [`StepKind::PatchLive`] and [`StepKind::Prove`]; `None` where there is no JVM to ask.
+    Proved(Option<Proof>),
+    /// Of [`StepKind::Reload`]: what was answered.
+    Reloaded(String),
 }
 
 /// One run of one probe.

@@ -57,6 +57,9 @@ fn told(record: Record, component: &ComponentConfig) -> ComponentStatus {
         changed: record.changed,
         changer: record.changer.as_str().to_owned(),
         failed: record.failed,
+        proof: None,
+        alarms: Vec::new(),
+        patchable: false,
     };
     ComponentStatus { inventory, reason, unacknowledged: record.outbox.len() }
 }

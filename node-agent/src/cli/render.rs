@@ -144,6 +144,9 @@ mod tests {
             changed: Some(Time(0)),
             changer: "local".into(),
             failed: vec![],
+            proof: None,
+            alarms: Vec::new(),
+            patchable: false,
         };
         ComponentStatus { inventory, reason: None, unacknowledged: 2 }
     }

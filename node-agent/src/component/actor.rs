@@ -186,7 +186,7 @@ impl<W: World> Actor<W> {
         let brought = manifest.is_some();
         let release = self.read(&desired, manifest);
         self.waiting = Some(Waiting::Order(answer, nacked));
-        self.happen(Event::Order(Box::new(Offer { desired, release }))).await;
+        self.happen(Event::Order(Box::new(Offer { desired, release, layers: Ok(Vec::new()) }))).await;
         if brought {
             // Of an order that was refused, nothing stays.
             self.tools.manifests.prune(self.machine.record());

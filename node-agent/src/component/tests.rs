@@ -51,7 +51,7 @@ impl World for Toy {
         let mut runs = self.0.runs.lock().unwrap();
         let pid = runs.map_or(1, |(pid, _)| pid + 1);
         *runs = Some((pid, digest));
-        Ok(Process::Running { pid, digest })
+        Ok(Process::Running { pid, digest, stack: None })
     }
 
     async fn stop(&self) -> Result<(), Failure> {
@@ -61,7 +61,7 @@ impl World for Toy {
 
     async fn process(&self) -> Process {
         let runs = *self.0.runs.lock().unwrap();
-        runs.map_or(Process::NotRun, |(pid, digest)| Process::Running { pid, digest })
+        runs.map_or(Process::NotRun, |(pid, digest)| Process::Running { pid, digest, stack: None })
     }
 
     async fn probe(&self, _: usize) -> Result<(), String> {
@@ -145,6 +145,9 @@ impl Bench {
                 sources: vec![],
                 encodings: vec![],
             }],
+            fixes: Vec::new(),
+            patch: None,
+            files: None,
         };
         let bytes_of = manifest.to_bytes();
         let release = ReleaseRef {
@@ -165,6 +168,7 @@ impl Bench {
             upgrade: Some(format!("u{n}").parse().unwrap()),
             target,
             layers: vec![],
+            live: false,
             hold_before: None,
             not_after: None,
             allow_downgrade: false,

@@ -53,10 +53,10 @@ impl<W: World> Tools<W> {
         gate: OwnedMutexGuard<()>,
     ) -> Result<Answer, Failure> {
         match kind {
-            StepKind::CheckPreflight { digest } => self.check(*digest, gate).await,
+            StepKind::CheckPreflight { digest, .. } => self.check(*digest, gate).await,
             StepKind::Fetch { manifest, digest } => self.fetch(manifest, *digest, listener, gate).await,
             StepKind::Stop => self.world.stop().await.map(|()| Answer::Done),
-            StepKind::Start { digest } => self.world.start(*digest).await.map(Answer::Started),
+            StepKind::Start { digest, .. } => self.world.start(*digest).await.map(Answer::Started),
             StepKind::Probe { index } => Ok(Answer::Probed(self.probe(*index).await)),
             StepKind::Inspect { probe } => self.inspect(*probe, gate).await,
             StepKind::Verify { .. }
@@ -66,6 +66,11 @@ impl<W: World> Tools<W> {
             | StepKind::Swap { .. }
             | StepKind::SwapBack { .. }
             | StepKind::Remove { .. }
+            | StepKind::SwitchStack { .. }
+            | StepKind::SwitchStackBack { .. }
+            | StepKind::PatchLive { .. }
+            | StepKind::Prove { .. }
+            | StepKind::Reload
             | StepKind::Prune { .. } => {
                 let kind = kind.clone();
                 Ok(self.on_files(gate, move |executor| executor.perform(&kind)).await?)
@@ -109,6 +114,9 @@ impl<W: World> Tools<W> {
             fetched: looked.fetched,
             links: looked.links,
             forbidden: looked.forbidden,
+            layers: Vec::new(),
+            stack: Ok(()),
+            changes: Vec::new(),
             baseline,
         }))
     }
@@ -177,6 +185,6 @@ impl<W: World> Tools<W> {
         let (installed, kept) = self.on_files(gate, Executor::inspect).await?;
         let process = self.world.process().await;
         let health = if probe { self.health().await } else { None };
-        Ok(Answer::Inspected(Found { installed, kept, process, health }))
+        Ok(Answer::Inspected(Found { installed, layers: Vec::new(), kept, process, health }))
     }
 }

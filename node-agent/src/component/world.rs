@@ -82,7 +82,7 @@ impl World for Node {
     async fn start(&self, digest: Digest) -> Result<Process, Failure> {
         let launch = Launch::of(&self.config, Some(digest));
         match self.supervisor.start(&launch).await {
-            Ok(info) => Ok(Process::Running { pid: info.pid, digest: info.digest }),
+            Ok(info) => Ok(Process::Running { pid: info.pid, digest: info.digest, stack: None }),
             Err(fault) => Err(self.failure(fault.reason).await),
         }
     }
@@ -97,7 +97,7 @@ impl World for Node {
     async fn process(&self) -> Process {
         match self.supervisor.process().await {
             Ok(ProcessStateInfo::Running(info) | ProcessStateInfo::Stopping(info)) => {
-                Process::Running { pid: info.pid, digest: info.digest }
+                Process::Running { pid: info.pid, digest: info.digest, stack: None }
             }
             // A shim that does not answer is no process; starting one is idempotent and finds what is left.
             Err(_) | Ok(ProcessStateInfo::NotRun | ProcessStateInfo::Stopped { last_exit: None }) => {

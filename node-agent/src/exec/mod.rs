@@ -114,8 +114,8 @@ impl Executor {
     pub fn perform(&self, step: &StepKind) -> Result<Answer, Reason> {
         let place = &self.place;
         match step {
-            StepKind::Verify { digest } => verify::fetched(place, digest).map(Answer::Verified),
-            StepKind::Stage { digest } => stage::stage(place, &self.first, digest).map(done),
+            StepKind::Verify { digest, .. } => verify::fetched(place, digest).map(Answer::Verified),
+            StepKind::Stage { digest, .. } => stage::stage(place, &self.first, digest).map(done),
             StepKind::VerifyKept { digest } => verify::kept(place, digest).map(done),
             StepKind::Backup { digest } => backup::back_up(place, digest).map(done),
             StepKind::Swap { digest } | StepKind::SwapBack { digest } => {
@@ -125,6 +125,11 @@ impl Executor {
             StepKind::Prune { keep } => prune::prune(place, keep).map(done),
             StepKind::CheckPreflight { .. }
             | StepKind::Fetch { .. }
+            | StepKind::SwitchStack { .. }
+            | StepKind::SwitchStackBack { .. }
+            | StepKind::PatchLive { .. }
+            | StepKind::Prove { .. }
+            | StepKind::Reload
             | StepKind::Stop
             | StepKind::Start { .. }
             | StepKind::Probe { .. }

@@ -18,7 +18,11 @@ fn fetch(executor: &Executor, bytes: &[u8]) -> Digest {
 
 fn install(executor: &Executor, bytes: &[u8]) -> Digest {
     let digest = fetch(executor, bytes);
-    for step in [StepKind::Verify { digest }, StepKind::Stage { digest }, StepKind::Swap { digest }] {
+    for step in [
+        StepKind::Verify { manifest: digest, digest },
+        StepKind::Stage { manifest: digest, digest },
+        StepKind::Swap { digest },
+    ] {
         executor.perform(&step).unwrap();
         executor.perform(&step).expect("each step can be done twice");
     }
@@ -75,7 +79,8 @@ fn wrong_bytes_are_not_staged() {
     let executor = place(dir.path());
     let digest = fetch(&executor, b"new");
     std::fs::write(executor.place().part(&digest), b"other").unwrap();
-    for step in [StepKind::Stage { digest }, StepKind::Verify { digest }] {
+    for step in [StepKind::Stage { manifest: digest, digest }, StepKind::Verify { manifest: digest, digest }]
+    {
         assert_eq!(executor.perform(&step).unwrap_err().code, ReasonCode::DigestMismatch);
     }
     assert!(!executor.place().part(&digest).exists(), "wrong bytes are not resumed from");
@@ -88,8 +93,8 @@ fn the_rest_of_an_aborted_download_does_not_hide_what_is_kept() {
     let digest = install(&executor, b"old");
     assert!(executor.has(&digest), "so it is not fetched");
     std::fs::write(executor.place().part(&digest), b"ol").unwrap();
-    executor.perform(&StepKind::Verify { digest }).unwrap();
-    executor.perform(&StepKind::Stage { digest }).unwrap();
+    executor.perform(&StepKind::Verify { manifest: digest, digest }).unwrap();
+    executor.perform(&StepKind::Stage { manifest: digest, digest }).unwrap();
     assert!(!executor.place().part(&digest).exists());
 }
 

@@ -43,6 +43,9 @@ fn inventory() -> ComponentInventory {
         changed: None,
         changer: String::new(),
         failed: vec![],
+        proof: None,
+        alarms: Vec::new(),
+        patchable: false,
     }
 }
 
@@ -59,6 +62,8 @@ fn report(sequence: u64) -> UpgradeReport {
         current: None,
         running: None,
         evidence: None,
+        proof: None,
+        reload: None,
     }
 }
 
@@ -139,6 +144,7 @@ fn desired(number: u64) -> v1::DesiredState {
         upgrade: Some("r-1.web-01".parse().unwrap()),
         target: Target::Stay,
         layers: vec![],
+        live: false,
         hold_before: None,
         not_after: None,
         allow_downgrade: false,
@@ -147,7 +153,7 @@ fn desired(number: u64) -> v1::DesiredState {
         trace: String::new(),
         actor: String::new(),
     };
-    (&convert::Order { desired, manifest: None, hold: None }).into()
+    (&convert::Order { desired, manifest: None, layers: Vec::new(), hold: None }).into()
 }
 
 #[tokio::test]

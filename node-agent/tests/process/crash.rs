@@ -91,6 +91,9 @@ fn release(name: &str) -> (ReleaseRef, ManifestBytes) {
         kind: Kind::Binary,
         notes: String::new(),
         artifacts: vec![artifact],
+        fixes: Vec::new(),
+        patch: None,
+        files: None,
     };
     let text = manifest.to_bytes();
     let release = ReleaseRef {
@@ -120,7 +123,7 @@ impl World for Local {
     async fn start(&self, digest: Digest) -> Result<Process, Failure> {
         let started = self.supervisor.start(&Launch::of(&self.config, Some(digest))).await;
         let info = started.map_err(|fault| Failure::from(fault.reason))?;
-        Ok(Process::Running { pid: info.pid, digest: info.digest })
+        Ok(Process::Running { pid: info.pid, digest: info.digest, stack: None })
     }
 
     async fn stop(&self) -> Result<(), Failure> {
@@ -129,7 +132,9 @@ impl World for Local {
 
     async fn process(&self) -> Process {
         match self.supervisor.process().await {
-            Ok(ProcessStateInfo::Running(info)) => Process::Running { pid: info.pid, digest: info.digest },
+            Ok(ProcessStateInfo::Running(info)) => {
+                Process::Running { pid: info.pid, digest: info.digest, stack: None }
+            }
             Ok(state) => match state.last_exit() {
                 Some(exit) => Process::Down { exit: exit.to_string() },
                 None => Process::NotRun,
@@ -180,6 +185,7 @@ async fn drive(dir: &Path, name: &str) {
         upgrade: Some(name.parse().unwrap()),
         target: Target::Install(release),
         layers: vec![],
+        live: false,
         hold_before: None,
         not_after: None,
         allow_downgrade: false,

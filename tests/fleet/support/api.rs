@@ -242,6 +242,9 @@ pub fn manifest(version: &str, sequence: u64, bytes: &[u8]) -> Manifest {
             sources: Vec::new(),
             encodings: Vec::new(),
         }],
+        fixes: Vec::new(),
+        patch: None,
+        files: None,
     }
 }
 

@@ -236,7 +236,7 @@ mod tests {
         assert_eq!(id("rollouts/r-1/upgrades/web-01"), "web-01");
         assert_eq!(component_state(None), "-");
         let release = v1::ReleaseRef { version: "1.4.2".into(), ..Default::default() };
-        let layer = |number| v1::Layer { number, release: None };
+        let layer = |number| v1::Layer { number, release: None, retired: false, contains: Vec::new() };
         let state = v1::ComponentState {
             base: Some(v1::component_state::Base::Release(release)),
             layers: vec![layer(10), layer(9)],

@@ -80,6 +80,9 @@ fn manifest() -> Manifest {
         kind: Kind::Binary,
         notes: String::new(),
         artifacts: vec![artifact],
+        fixes: Vec::new(),
+        patch: None,
+        files: None,
     }
 }
 
@@ -137,6 +140,9 @@ fn inventory() -> ComponentInventory {
         changed: None,
         changer: "controller".into(),
         failed: vec![],
+        proof: None,
+        alarms: Vec::new(),
+        patchable: false,
     }
 }
 
@@ -236,6 +242,7 @@ impl Agent {
         let from = lock(&self.agents.installed)[&self.id].clone();
         let to = match &desired.target {
             Target::Install(release) => ComponentState::release(release.clone()),
+            Target::Stack(base) => ComponentState { base: base.clone(), layers: desired.layers.clone() },
             Target::Restore(state) => state.clone(),
             Target::Stay => return self.say(desired, UpgradeState::Ended(Outcome::Cancelled)).await,
         };
@@ -273,6 +280,8 @@ impl Agent {
             current: Some(lock(&self.agents.installed)[&self.id].clone()),
             running: None,
             evidence: None,
+            proof: None,
+            reload: None,
         };
         let change = Change::RecordReport { node: self.id.clone(), report: Box::new(report), time: Time(1) };
         self.store.commit(vec![change]).await.unwrap();

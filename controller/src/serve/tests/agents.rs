@@ -25,6 +25,7 @@ fn stay(epoch: u64, number: u64) -> DesiredState {
         upgrade: None,
         target: Target::Stay,
         layers: Vec::new(),
+        live: false,
         hold_before: None,
         not_after: None,
         allow_downgrade: false,

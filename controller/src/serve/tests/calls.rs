@@ -36,6 +36,9 @@ fn manifest(version: &str, sequence: u64, artifact: &[u8]) -> Vec<u8> {
             sources: vec![],
             encodings: vec![],
         }],
+        fixes: Vec::new(),
+        patch: None,
+        files: None,
     }
     .to_bytes()
 }

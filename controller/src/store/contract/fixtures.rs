@@ -86,6 +86,9 @@ pub fn inventory(current: ComponentState) -> ComponentInventory {
         changed: None,
         changer: "controller".into(),
         failed: vec![],
+        proof: None,
+        alarms: Vec::new(),
+        patchable: false,
     }
 }
 
@@ -97,6 +100,7 @@ pub fn desired(epoch: u64, number: u64, upgrade: Option<&str>) -> DesiredState {
         upgrade: upgrade.map(|id| id.parse().unwrap()),
         target: Target::Stay,
         layers: vec![],
+        live: false,
         hold_before: None,
         not_after: None,
         allow_downgrade: false,
@@ -270,6 +274,8 @@ pub fn report(node: &str, upgrade: &str, sequence: u64, state: UpgradeState) -> 
         current: Some(ComponentState::absent()),
         running: None,
         evidence: None,
+        proof: None,
+        reload: None,
     };
     Change::RecordReport { node: node_id(node), report: Box::new(report), time: Time(60) }
 }

@@ -27,6 +27,9 @@ fn release(version: &str, sequence: u64) -> ReleaseFacts {
         kind: Kind::Binary,
         notes: String::new(),
         artifacts: vec![artifact],
+        fixes: vec![],
+        patch: None,
+        files: None,
     };
     ReleaseFacts { digest: Digest::of(&manifest.to_bytes()), manifest, quarantined: BTreeMap::new() }
 }
@@ -62,6 +65,9 @@ fn inventory(current: ComponentState) -> ComponentInventory {
         changed: None,
         changer: String::new(),
         failed: vec![],
+        proof: None,
+        alarms: vec![],
+        patchable: false,
     }
 }
 

@@ -55,7 +55,7 @@ impl Machine {
             }
             (StepKind::Inspect { .. }, Answer::Inspected(found)) => self.back_in_place(&found, now),
             (StepKind::Stop, _) => match to {
-                Some(digest) if self.ran() => self.perform(StepKind::Start { digest }),
+                Some(digest) if self.ran() => self.perform(StepKind::Start { digest, layers: Vec::new() }),
                 _ => self.rolled_back(now),
             },
             (StepKind::Start { .. }, _) => self.watch_old(now),

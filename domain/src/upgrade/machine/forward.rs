@@ -43,14 +43,19 @@ impl Machine {
         let to = goal.state().artifact();
         match (phase, goal, to) {
             (Phase::Pending, ..) => self.pending(now),
-            (Phase::Preflight, ..) => self.perform(StepKind::CheckPreflight { digest: to }),
+            (Phase::Preflight, ..) => self.perform(StepKind::CheckPreflight {
+                digest: to,
+                layers: goal.state().layers.clone(),
+                live: false,
+            }),
             (Phase::Fetching, Goal::Install { state, .. }, Some(digest)) => match manifest(state) {
                 Some(manifest) => self.perform(StepKind::Fetch { manifest, digest }),
                 None => self.fail(Reason::new(ReasonCode::UntrustedManifest).with("problem", "none"), now),
             },
-            (Phase::Verifying, Goal::Install { .. }, Some(digest)) => {
-                self.perform(StepKind::Verify { digest });
-            }
+            (Phase::Verifying, Goal::Install { state, .. }, Some(digest)) => match manifest(state) {
+                Some(manifest) => self.perform(StepKind::Verify { manifest, digest }),
+                None => self.fail(Reason::new(ReasonCode::UntrustedManifest).with("problem", "none"), now),
+            },
             (Phase::Verifying, Goal::Restore { .. }, Some(digest)) => {
                 self.perform(StepKind::VerifyKept { digest });
             }
@@ -104,9 +109,9 @@ impl Machine {
         match (kind, answer) {
             (StepKind::CheckPreflight { .. }, Answer::Preflight(facts)) => self.checked(&facts, now),
             (StepKind::Fetch { .. }, _) => self.enter(Phase::Verifying, now),
-            (StepKind::Verify { digest }, Answer::Verified(elf)) => {
+            (StepKind::Verify { manifest, digest }, Answer::Verified(elf)) => {
                 match elf.map_or(Ok(()), |elf| elf.check(&self.policy.platform)) {
-                    Ok(()) => self.perform(StepKind::Stage { digest }),
+                    Ok(()) => self.perform(StepKind::Stage { manifest, digest }),
                     Err(reason) => self.fail(reason, now),
                 }
             }
@@ -150,7 +155,7 @@ impl Machine {
     fn start_new(&mut self, now: Time) {
         let Some(passage) = &self.record.passage else { return };
         match passage.order.goal.state().artifact() {
-            Some(digest) => self.perform(StepKind::Start { digest }),
+            Some(digest) => self.perform(StepKind::Start { digest, layers: Vec::new() }),
             None => self.started_new(now),
         }
     }

@@ -111,7 +111,7 @@ impl Machine {
         let current = self.record.current.artifact();
         let gone = self.policy.supervised && self.record.started && found.process == Process::NotRun;
         if let Some(digest) = current.filter(|_| gone && found.installed == current) {
-            self.perform(StepKind::Start { digest });
+            self.perform(StepKind::Start { digest, layers: Vec::new() });
         }
     }
 

@@ -83,7 +83,7 @@ fn the_same_digest_is_current_already_unless_something_else_runs() {
     let mut node = Node::settled();
     node.send(Event::Order(Box::new(install(2, "u2", 1))));
     assert_eq!(node.run("u2"), Outcome::AlreadyCurrent);
-    node.process = Process::Running { pid: 1, digest: digest(7) };
+    node.process = Process::Running { pid: 1, digest: digest(7), stack: None };
     node.send(Event::Order(Box::new(install(3, "u3", 1))));
     assert_eq!(node.run("u3"), Outcome::Succeeded);
     assert_eq!(node.process.digest(), Some(digest(1)));

@@ -91,6 +91,8 @@ impl Node {
             current: Some(self.installed.clone()),
             running: None,
             evidence: None,
+            proof: None,
+            reload: None,
         });
     }
 

@@ -57,6 +57,7 @@ pub(super) fn offer(number: u64, upgrade: &str, target: Target) -> Offer {
         upgrade: (!upgrade.is_empty()).then(|| upgrade.parse().unwrap()),
         target,
         layers: vec![],
+        live: false,
         hold_before: None,
         not_after: None,
         allow_downgrade: false,
@@ -65,7 +66,7 @@ pub(super) fn offer(number: u64, upgrade: &str, target: Target) -> Offer {
         trace: String::new(),
         actor: String::new(),
     };
-    Offer { desired, release }
+    Offer { desired, release, layers: Ok(Vec::new()) }
 }
 
 pub(super) fn install(number: u64, upgrade: &str, n: u8) -> Offer {
@@ -166,11 +167,12 @@ impl Node {
             StepKind::Inspect { .. } => {
                 let kept = self.versions.iter().copied().collect();
                 let process = self.process.clone();
-                let found = Found { installed: self.installed, kept, process, health: None };
+                let found =
+                    Found { installed: self.installed, layers: Vec::new(), kept, process, health: None };
                 return Ok(Answer::Inspected(found));
             }
             StepKind::Verify { .. } => return Ok(Answer::Verified(None)),
-            StepKind::Stage { digest } => {
+            StepKind::Stage { digest, .. } => {
                 self.versions.insert(*digest);
             }
             StepKind::VerifyKept { digest } => {
@@ -191,11 +193,11 @@ impl Node {
                 self.installed = None;
             }
             StepKind::Stop => self.process = Process::NotRun,
-            StepKind::Start { digest } => {
+            StepKind::Start { digest, .. } => {
                 assert_eq!(self.installed, Some(*digest));
                 if self.process.digest() != Some(*digest) {
                     self.pids += 1;
-                    self.process = Process::Running { pid: self.pids, digest: *digest };
+                    self.process = Process::Running { pid: self.pids, digest: *digest, stack: None };
                 }
                 return Ok(Answer::Started(self.process.clone()));
             }
@@ -208,7 +210,12 @@ impl Node {
                 assert!(self.installed.is_none_or(|digest| keep.contains(&digest)) || self.drifted());
                 self.versions.retain(|digest| keep.contains(digest));
             }
-            StepKind::Fetch { .. } => {}
+            StepKind::SwitchStack { .. }
+            | StepKind::SwitchStackBack { .. }
+            | StepKind::PatchLive { .. }
+            | StepKind::Prove { .. }
+            | StepKind::Reload
+            | StepKind::Fetch { .. } => {}
         }
         Ok(Answer::Done)
     }
@@ -227,6 +234,9 @@ impl Node {
             fetched: 0,
             links: true,
             forbidden: None,
+            layers: Vec::new(),
+            stack: Ok(()),
+            changes: Vec::new(),
             baseline: None,
         }
     }

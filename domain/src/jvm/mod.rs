@@ -1,0 +1,7 @@
+//! JVMs: what runs on a node, how patches get into it, and what it says is in force.
+//!
+//! Pure: command lines, environments and manifests come in as texts that others have read.
+
+mod facts;
+
+pub use facts::*;
