@@ -13,7 +13,7 @@ use crate::{
 
 /// The newest manifest format this code writes and reads.
 pub const FORMAT: u32 = 1;
-/// The largest manifest, in bytes, that is read at all.
+/// The largest manifest, in bytes, that is read at all. A directory of a few thousand files fits.
 pub const MAX_MANIFEST_BYTES: usize = 1024 * 1024;
 /// The largest artifact, in bytes: 64 GiB.
 pub const MAX_ARTIFACT_BYTES: u64 = 64 * 1024 * 1024 * 1024;
@@ -242,6 +242,9 @@ fn check(manifest: &Manifest) -> Result<(), String> {
                 Kind::Patch => "a `patch`",
             }
         ));
+    }
+    if let Some(files) = &manifest.files {
+        files.check()?;
     }
     if manifest.artifacts.is_empty() {
         return Err("it names no artifact".to_owned());
