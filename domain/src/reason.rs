@@ -315,6 +315,11 @@ reasons! {
     SplitFamily = "SPLIT_FAMILY", FailedPrecondition, Publisher, "patch {number} ships {class} without {missing}, which then comes from {other}",
         hint "a class and its inner classes are compiled together: ship the whole family";
     Overlap = "OVERLAP", Information, Nobody, "{class} of patch {number} takes precedence over that of patch {other}, which it was built from";
+    PatchRetired = "PATCH_RETIRED", Information, Nobody, "patch {number} retires: patch {other} supersedes it";
+    PatchBack = "PATCH_BACK", Information, Nobody, "patch {number} is in force again: nothing supersedes it any more";
+    PatchLeft = "PATCH_LEFT", Information, Nobody, "patch {number} does not go along to {release}";
+    PatchSuperset = "PATCH_SUPERSET", Information, Operator, "patch {other} fixes all that patch {number} fixes, so that one may be taken out";
+    ClassTwice = "CLASS_TWICE", Information, Operator, "{class} is also in {source}, with SHA-256 {actual}, which patch {number} does not replace";
     PatchRequires = "PATCH_REQUIRES", FailedPrecondition, Operator, "patch {number} needs patch {missing} in the stack";
     PatchContained = "PATCH_CONTAINED", FailedPrecondition, Nobody, "patch {number} is contained in patch {other}, which is in the stack";
     StackBuiltOn = "STACK_BUILT_ON", FailedPrecondition, Operator, "patch {other} is built on patch {number}: without it, its classes still hold that change",

@@ -2,6 +2,10 @@
 //!
 //! Pure: class files and jars come in as bytes and names that others have read.
 
+pub mod judge;
+mod names;
 mod spec;
+pub mod stack;
 
+pub use names::*;
 pub use spec::*;

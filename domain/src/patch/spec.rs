@@ -40,6 +40,23 @@ impl BaseRange {
             && self.to_sequence.is_none_or(|to| sequence <= to)
     }
 
+    /// For people: `1.4.0, 1.4.1; sequence 7 to 12`, or `any base`.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        let versions = self.versions.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let sequences = match (self.from_sequence, self.to_sequence) {
+            (None, None) => String::new(),
+            (Some(from), None) => format!("sequence {from} or later"),
+            (None, Some(to)) => format!("sequence {to} or earlier"),
+            (Some(from), Some(to)) => format!("sequence {from} to {to}"),
+        };
+        match (versions.is_empty(), sequences.is_empty()) {
+            (true, true) => "any base".to_owned(),
+            (false, false) => format!("{versions}; {sequences}"),
+            _ => versions + &sequences,
+        }
+    }
+
     /// Whether it leaves the base open.
     #[must_use]
     pub fn is_open(&self) -> bool {
@@ -106,6 +123,10 @@ pub struct PatchSpec {
     /// The classes it ships, by name. Never empty unless there are resources.
     #[serde(default)]
     pub classes: Vec<PatchedClass>,
+    /// Classes that its build no longer has, though the classes that it was built from had them. They stay where they
+    /// are, unused.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub removed: Vec<String>,
     /// What else it ships.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub resources: Vec<PatchedResource>,
