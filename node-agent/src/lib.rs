@@ -13,6 +13,7 @@ pub mod error;
 pub mod exec;
 pub mod identity;
 pub mod journal;
+pub mod jvm;
 pub mod local;
 pub mod platform;
 pub mod probe;

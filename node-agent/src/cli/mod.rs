@@ -128,6 +128,9 @@ enum Command {
         #[arg(long)]
         dir: PathBuf,
     },
+    /// Act on one JVM as its user; started by the agent
+    #[command(hide = true)]
+    JvmHelper,
     /// Show the version
     Version,
 }
@@ -146,6 +149,10 @@ pub fn main() -> ExitCode {
     if let Command::Shim { dir } = &cli.command {
         return crate::shim::main(dir);
     }
+    // So is the helper, which must have a single thread.
+    if let Command::JvmHelper = &cli.command {
+        return crate::jvm::helper::main();
+    }
     let done = match cli.command {
         Command::Enroll(enroll) => enroll.run(&cli.global),
         Command::Run(run) => run.run(&cli.global),
@@ -153,7 +160,7 @@ pub fn main() -> ExitCode {
         Command::Rollback(rollback) => rollback.run(&cli.global),
         Command::CheckConfig => check_config::run(&cli.global),
         Command::Diagnostics(diagnostics) => diagnostics.run(&cli.global),
-        Command::Shim { .. } => Ok(Exit::Done),
+        Command::Shim { .. } | Command::JvmHelper => Ok(Exit::Done),
         Command::Version => {
             println!("upfleet-agent {}", env!("CARGO_PKG_VERSION"));
             Ok(Exit::Done)

@@ -1,0 +1,14 @@
+//! JVMs of this node: finding them, attaching to them, patching them while they run, and asking what is in force.
+//!
+//! Touches processes that are not the agent's own, so it never signals one that is not a JVM ready for it, acts
+//! in a child with the JVM's own user, and opens nothing below another mount namespace through a link.
+
+pub mod attach;
+pub mod helper;
+pub mod namespace;
+mod options;
+pub mod process;
+pub mod workspace;
+
+pub use attach::{Reply, Target};
+pub use workspace::{Source, Workspace};
