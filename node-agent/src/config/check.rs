@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    ComponentConfig, Config, ProbeConfig, ProbeKind, RunMode,
+    ComponentConfig, Config, JavaAgents, MechanismChoice, ProbeConfig, ProbeKind, RunMode,
     load::{Problem, Sourced},
 };
 
@@ -88,6 +88,42 @@ fn check_component(config: &Config, component: &ComponentConfig, found: &mut Fou
         add(found, "health.start_deadline", "is zero; no version could become healthy in that time");
     }
     check_timeouts(component, found);
+    check_jvm(component, found);
+}
+
+fn check_jvm(component: &ComponentConfig, found: &mut Found) {
+    let Some(jvm) = &component.jvm else { return };
+    let agents = jvm.java_agents == JavaAgents::Allowed;
+    if jvm.mechanism == MechanismChoice::JavaAgent && !agents {
+        let text = "is \"java-agent\", which jvm.java_agents forbids; allow them or choose another mechanism";
+        add(found, "jvm.mechanism", text);
+    }
+    if jvm.mechanism == MechanismChoice::PatchModule
+        && jvm.module.is_none()
+        && component.run.command.is_empty()
+    {
+        add(found, "jvm.module", "is needed for \"patch-module\", as there is no command that says it");
+    }
+    let name = &jvm.options_variable;
+    if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
+        add(found, "jvm.options_variable", format!("`{name}` is not a variable's name"));
+    }
+    let modules =
+        |name: &str| name.split('.').all(|part| !part.is_empty() && !part.contains([':', '=', '/', ' ']));
+    if let Some(module) = jvm.module.as_deref().filter(|module| !modules(module)) {
+        add(found, "jvm.module", format!("`{module}` is not a module's name"));
+    }
+    for path in &jvm.class_path {
+        if let Some(text) = path_problem(path) {
+            add(found, "jvm.class_path", text);
+        } else if path.as_os_str().as_encoded_bytes().iter().any(|byte| b":*".contains(byte)) {
+            add(
+                found,
+                "jvm.class_path",
+                format!("`{}` holds `:` or `*`; name each jar by itself", path.display()),
+            );
+        }
+    }
 }
 
 fn check_run(component: &ComponentConfig, found: &mut Found) {

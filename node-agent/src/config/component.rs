@@ -9,6 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use upfleet_domain::{id::ComponentId, release::Kind};
 
 use super::{
+    jvm::JvmConfig,
     probe::ProbeConfig,
     units::{size, span},
 };
@@ -45,6 +46,9 @@ pub struct ComponentConfig {
     /// How it is run.
     #[serde(default)]
     pub run: RunConfig,
+    /// How patches get into its JVM; without this it takes none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jvm: Option<JvmConfig>,
     /// How it is probed. Empty: a supervised component has to stay up, a file has nothing to prove.
     #[serde(default, rename = "probe", skip_serializing_if = "Vec::is_empty")]
     pub probes: Vec<ProbeConfig>,

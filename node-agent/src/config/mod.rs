@@ -6,6 +6,7 @@
 
 mod check;
 mod component;
+mod jvm;
 mod load;
 mod probe;
 mod units;
@@ -19,6 +20,7 @@ pub use component::{
     Activate, ComponentConfig, FileMode, HealthConfig, Require, RunConfig, RunMode, StopSignal,
     TimeoutsConfig,
 };
+pub use jvm::{Caches, JavaAgents, JvmConfig, MechanismChoice};
 pub use load::{ConfigError, Problem, check_config};
 pub use probe::{ProbeConfig, ProbeKind, StatusRange};
 

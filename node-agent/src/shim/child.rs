@@ -20,7 +20,7 @@ use super::{
     output::Output,
     protocol::{ErrorCode, ProcessInfo, ProtocolError},
     reaper::Reaper,
-    spec::Launch,
+    spec::{Input, Launch},
 };
 use crate::processes::{FileId, Identity, as_pid, descendants, executable, stat};
 
@@ -86,17 +86,30 @@ pub fn spawn(launch: &Launch, reaper: &Reaper, output: &Arc<Output>) -> Result<C
             let message = format!("`{}` has SHA-256 {digest}, not {expected}", launch.file.display());
             return Err(ProtocolError { code: ErrorCode::DigestMismatch, message, versions: Vec::new() });
         }
+        let inputs = measure_inputs(&launch.inputs)?;
         let (identity, file) = execute(launch, reaper, output)?;
-        let unchanged = fs::metadata(&launch.file).is_ok_and(|after| stamp(&after) == before);
-        if !unchanged && file.is_none_or(|file| file != before.0) {
-            // Which bytes were executed can't be said: the file was replaced between hash and exec.
+        let same = |path: &Path, before: Stamp| fs::metadata(path).is_ok_and(|now| stamp(&now) == before);
+        let unchanged = same(&launch.file, before) || file.is_some_and(|file| file == before.0);
+        let inputs_unchanged =
+            launch.inputs.iter().zip(inputs).all(|(input, before)| same(&input.path, before));
+        if !unchanged || !inputs_unchanged {
+            // Which bytes were executed can't be said: a file was replaced between hash and exec.
             let _ = identity.signal(Signal::KILL);
             kill_descendants(Duration::from_secs(5));
             continue;
         }
         let exact = file == Some(before.0);
         let Identity { boot_id, pid, start_time } = identity;
-        let info = ProcessInfo { pid, start_time, boot_id, digest, exact, since: now(), restarts: 0 };
+        let info = ProcessInfo {
+            pid,
+            start_time,
+            boot_id,
+            digest,
+            exact,
+            stack: launch.stack,
+            since: now(),
+            restarts: 0,
+        };
         return Ok(Child { info, started: Instant::now(), file: exact.then_some(before.0) });
     }
     Err(failed(format!("`{}` is replaced again and again", launch.file.display())))
@@ -113,6 +126,19 @@ fn measure(path: &Path) -> Result<(Digest, Stamp), ProtocolError> {
         Ok((hash(&file)?, before))
     };
     read().map_err(|error: io::Error| failed(format!("could not read `{}`: {error}", path.display())))
+}
+
+/// Looks whether all that the process is started from is what it should be.
+fn measure_inputs(inputs: &[Input]) -> Result<Vec<Stamp>, ProtocolError> {
+    let measured = |input: &Input| {
+        let (digest, stamp) = measure(&input.path)?;
+        if digest == input.digest {
+            return Ok(stamp);
+        }
+        let message = format!("`{}` has SHA-256 {digest}, not {}", input.path.display(), input.digest);
+        Err(ProtocolError { code: ErrorCode::DigestMismatch, message, versions: Vec::new() })
+    };
+    inputs.iter().map(measured).collect()
 }
 
 /// Executes the command, and says which file the kernel shows for it.

@@ -38,6 +38,8 @@ pub type Reply = SyncSender<Body>;
 pub enum Event {
     /// A client wants the process started.
     Start(Box<Launch>, Reply),
+    /// A client wants the next start to use another launch.
+    Replace(Box<Launch>, Reply),
     /// A client wants it stopped.
     Stop(Reply),
     /// A client wants it stopped and the shim ended.
@@ -163,6 +165,7 @@ impl Keeper {
             };
             match event {
                 Ok(Event::Start(launch, reply)) => self.start(*launch, &reply),
+                Ok(Event::Replace(launch, reply)) => self.replace(*launch, &reply),
                 Ok(Event::Stop(reply)) => self.stop(reply),
                 Ok(Event::Shutdown(reply)) => {
                     self.ending = true;
@@ -214,6 +217,28 @@ impl Keeper {
             // Whoever asked decides what comes next; the shim must not start it later by itself.
             self.phase = Phase::Stopped;
             let _ = self.save_spec(Spec { run: false, ..self.spec.clone() });
+        }
+        self.publish();
+        let _ = reply.send(match answer {
+            Ok(()) => Body::State(self.shared.state()),
+            Err(error) => Body::Error(error),
+        });
+    }
+
+    /// The launch of a process that runs, for its next start. Only there: what does not run is started.
+    fn replace(&mut self, launch: Launch, reply: &Reply) {
+        let Phase::Running(child) = &mut self.phase else {
+            let message = "no process runs whose launch could be replaced".to_owned();
+            let error = ProtocolError { code: ErrorCode::WrongState, message, versions: Vec::new() };
+            let _ = reply.send(Body::Error(error));
+            return;
+        };
+        let stack = std::mem::replace(&mut child.info.stack, launch.stack);
+        let answer = self.save_spec(Spec { launch: Some(launch), ..self.spec.clone() });
+        if answer.is_err()
+            && let Phase::Running(child) = &mut self.phase
+        {
+            child.info.stack = stack;
         }
         self.publish();
         let _ = reply.send(match answer {

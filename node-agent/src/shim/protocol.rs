@@ -34,6 +34,11 @@ pub enum Op {
         /// What to run.
         launch: Box<Launch>,
     },
+    /// From the next start on, run this; the process that runs stays, and is said to be of the new stack.
+    Replace {
+        /// What to run.
+        launch: Box<Launch>,
+    },
     /// Stop it and keep it stopped.
     Stop,
     /// How it stands.
@@ -86,7 +91,7 @@ impl Answer {
 pub enum Body {
     /// To `hello`.
     Hello(Hello),
-    /// To `start`, `stop`, `state`, `shutdown`.
+    /// To `start`, `replace`, `stop`, `state`, `shutdown`.
     State(ProcessState),
     /// To `tail`.
     Lines(Vec<String>),
@@ -160,6 +165,9 @@ pub struct ProcessInfo {
     pub digest: Digest,
     /// Whether the kernel confirms the digest: the executed file is the component's file.
     pub exact: bool,
+    /// The stack it was started with, or has been brought to since; none for none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stack: Option<Digest>,
     /// Since when.
     pub since: Time,
     /// How often it was restarted since the last `start`.

@@ -160,6 +160,7 @@ impl Server {
                 return Body::Lines(self.shared.output.tail(lines, this_launch));
             }
             Op::Start { launch } => self.events.send(Event::Start(launch, reply)),
+            Op::Replace { launch } => self.events.send(Event::Replace(launch, reply)),
             Op::Stop => self.events.send(Event::Stop(reply)),
             Op::Shutdown => self.events.send(Event::Shutdown(reply)),
             Op::Follow => return refusal(ErrorCode::Malformed, "follow has no answer"),

@@ -31,6 +31,15 @@ const BLOCK: usize = 16 * 1024;
 /// How many exits are kept.
 const EXITS: usize = 20;
 
+/// A file that a process is started from, beside its own.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Input {
+    /// Where it lies. Absolute.
+    pub path: PathBuf,
+    /// SHA-256 of what it must be.
+    pub digest: Digest,
+}
+
 /// Everything that is needed to run the component's process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Launch {
@@ -44,6 +53,13 @@ pub struct Launch {
     pub file: PathBuf,
     /// Nothing else than this is run; any file where it is left out.
     pub expect: Option<Digest>,
+    /// What else the process is started from: patches, argument files. Each is hashed before each exec, and one
+    /// that is not what it should be refuses the start.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub inputs: Vec<Input>,
+    /// The stack that those make up, see [`upfleet_domain::state::stack_digest`]; none for none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stack: Option<Digest>,
     /// Asks the process to end.
     pub stop_signal: StopSignal,
     /// How long it may take to, in milliseconds.
@@ -200,6 +216,8 @@ mod tests {
             cwd: "/".into(),
             file: "/x".into(),
             expect: None,
+            inputs: vec![],
+            stack: None,
             stop_signal: StopSignal::Term,
             stop_timeout_ms: 1,
             restart_delay_ms: 250,

@@ -28,6 +28,8 @@ impl Launch {
             cwd: cwd.clone().unwrap_or_else(|| PathBuf::from("/")),
             file: component.path.clone(),
             expect,
+            inputs: Vec::new(),
+            stack: None,
             stop_signal: *stop_signal,
             stop_timeout_ms: millis(*stop_timeout),
             restart_delay_ms: millis(component.run.restart_delay),

@@ -21,7 +21,7 @@ use upfleet_domain::{
 
 pub use crate::shim::{
     protocol::{Event, ExitRecord, ProcessInfo, ProcessState as ProcessStateInfo},
-    spec::Launch,
+    spec::{Input, Launch},
 };
 use crate::{
     config::{ComponentConfig, RunMode},
@@ -117,6 +117,21 @@ impl Supervisor {
         self.ensure_shim().await?;
         let op = Op::Start { launch: Box::new(launch.clone()) };
         match call(&self.inner.dir, op, START).await {
+            Ok(Body::State(ProcessStateInfo::Running(info))) => Ok(info),
+            Ok(other) => Err(Fault::new(ReasonCode::StartFailed, format!("it is {other:?}"))),
+            Err(CallError::Refused(error)) => Err(Fault::new(ReasonCode::StartFailed, error.message)),
+            Err(error) => Err(self.unavailable(error)),
+        }
+    }
+
+    /// Makes the next start of the process that runs use `launch`: after a crash, a reboot. The process stays,
+    /// and is from now on said to be of that launch's stack.
+    ///
+    /// # Errors
+    /// [`ReasonCode::StartFailed`] where no process runs; [`ReasonCode::ShimUnavailable`].
+    pub async fn replace(&self, launch: &Launch) -> Result<ProcessInfo, Fault> {
+        let op = Op::Replace { launch: Box::new(launch.clone()) };
+        match call(&self.inner.dir, op, ANSWER).await {
             Ok(Body::State(ProcessStateInfo::Running(info))) => Ok(info),
             Ok(other) => Err(Fault::new(ReasonCode::StartFailed, format!("it is {other:?}"))),
             Err(CallError::Refused(error)) => Err(Fault::new(ReasonCode::StartFailed, error.message)),

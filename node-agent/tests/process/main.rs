@@ -4,5 +4,6 @@
 
 mod crash;
 mod hostile;
+mod inputs;
 mod shim;
 mod support;
