@@ -2,6 +2,8 @@
 //!
 //! Pure: command lines, environments and manifests come in as texts that others have read.
 
+pub mod command;
 mod facts;
+pub mod words;
 
 pub use facts::*;
