@@ -8,6 +8,7 @@ pub mod helper;
 pub mod namespace;
 mod options;
 pub mod process;
+pub mod request;
 pub mod workspace;
 
 pub use attach::{Reply, Target};
