@@ -94,7 +94,10 @@ impl StackView {
     /// The classes in force that no base has.
     #[must_use]
     pub fn additions(&self) -> Vec<Effective> {
-        self.effective().into_iter().filter(|class| class.patched.is_some() && class.accepts.is_empty()).collect()
+        self.effective()
+            .into_iter()
+            .filter(|class| class.patched.is_some() && class.accepts.is_empty())
+            .collect()
     }
 }
 
@@ -214,11 +217,16 @@ mod tests {
         retired.retired = true;
         let stack = StackView {
             set: digest(0),
-            layers: vec![layer(9, &[("a.C", &[1], 9), ("a.N", &[], 19)]), retired, layer(10, &[("a.C", &[1, 9], 10)])],
+            layers: vec![
+                layer(9, &[("a.C", &[1], 9), ("a.N", &[], 19)]),
+                retired,
+                layer(10, &[("a.C", &[1, 9], 10)]),
+            ],
             gone: vec![layer(11, &[("a.G", &[5], 55), ("a.C", &[1, 10], 11)])],
         };
         let seen: Vec<_> = stack.effective().into_iter().map(|c| (c.name, c.number, c.patched)).collect();
-        let want = |name: &str, number: u32, patched: Option<u8>| (name.to_owned(), number, patched.map(digest));
+        let want =
+            |name: &str, number: u32, patched: Option<u8>| (name.to_owned(), number, patched.map(digest));
         let expected =
             [want("a.C", 10, Some(10)), want("a.G", 0, None), want("a.N", 9, Some(19)), want("a.R", 0, None)];
         assert_eq!(seen, expected);
@@ -240,7 +248,10 @@ mod tests {
         let text = request.render(&stack).unwrap();
         assert!(text.starts_with("upfleet-request\t1\noperation\tstart\nset\t0000"), "{text}");
         assert!(text.contains("\nagent\t/a b/agent.jar\njournal\t/j\njar\t9\t/p/9.jar\t6363"), "{text}");
-        assert!(text.contains(&format!("\nclass\ta.N\t9\t{}\t-\t{}\nend\n", digest(19), digest(19))), "{text}");
+        assert!(
+            text.contains(&format!("\nclass\ta.N\t9\t{}\t-\t{}\nend\n", digest(19), digest(19))),
+            "{text}"
+        );
         request.report = Some(Path::new("/a\nb"));
         assert_eq!(request.render(&stack).unwrap_err().code, ReasonCode::PatchInvalid);
     }
