@@ -205,6 +205,7 @@ mod tests {
             requires: vec![],
             supersedes: vec![],
             module: None,
+            removed: vec![],
             live: Default::default(),
             needs_restart: false,
         };
