@@ -51,7 +51,7 @@ exits! {
     Cancelled = 7, "the rollout was cancelled", "`rollout wait`: CANCELLED; says by whom";
     WithFailures = 8, "done within policy, but not on every node", "`rollout wait`: SUCCEEDED_WITH_FAILURES; `--allow-pending` makes it 0";
     Precondition = 9, "not now: the state of things does not permit it", "the fleet changed since the plan, another rollout is under way, it exists already";
-    Changes = 10, "the plan would change something", "only `plan --detailed-exitcode`";
+    Changes = 10, "something would change, or is not as it should be", "only with `--detailed-exitcode`: `plan` would change something, `patch diff` found a difference, `patch fixes` a node that lacks the fix or has not proved it, `patch lint` warnings but no errors";
     Unavailable = 69, "the controller could not be reached", "nothing is known about what was asked; asking again is safe";
     NotAuthorised = 77, "the controller did not accept the certificate or its role", "says which role is needed";
     Interrupted = 130, "interrupted with Ctrl-C", "a rollout that was watched goes on";

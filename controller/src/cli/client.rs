@@ -13,8 +13,8 @@ use tokio::net::TcpStream;
 use tonic::transport::{Channel, Endpoint};
 use upfleet_api::v1::{
     artifact_service_client::ArtifactServiceClient, node_service_client::NodeServiceClient,
-    release_service_client::ReleaseServiceClient, rollout_service_client::RolloutServiceClient,
-    user_service_client::UserServiceClient,
+    patch_service_client::PatchServiceClient, release_service_client::ReleaseServiceClient,
+    rollout_service_client::RolloutServiceClient, user_service_client::UserServiceClient,
 };
 
 use super::{
@@ -59,6 +59,7 @@ clients! {
     nodes: NodeServiceClient,
     users: UserServiceClient,
     rollouts: RolloutServiceClient,
+    patches: PatchServiceClient,
 }
 
 impl Client {

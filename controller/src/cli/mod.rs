@@ -11,6 +11,7 @@ use crate::exit::{self, Exit};
 
 pub mod app;
 mod artifact;
+mod change;
 pub mod client;
 mod completion;
 pub mod config;
@@ -19,6 +20,7 @@ pub mod failure;
 pub(crate) mod file;
 mod node;
 mod page;
+mod patch;
 mod plan;
 pub mod reference;
 pub(crate) mod release;
@@ -62,6 +64,9 @@ enum Command {
     /// Look at nodes, label them, keep them out of plans.
     #[command(subcommand)]
     Node(node::Command),
+    /// Make patches, and see which patch is in force where.
+    #[command(subcommand)]
+    Patch(Box<patch::Command>),
     /// Create the tokens with which nodes enroll.
     #[command(subcommand)]
     Token(token::Command),
@@ -142,6 +147,7 @@ async fn run(app: &App, command: Command) -> Result<Exit> {
         Command::Artifact(command) => artifact::run(app, command).await,
         Command::Release(command) => release::run(app, command).await,
         Command::Node(command) => node::run(app, command).await,
+        Command::Patch(command) => patch::run(app, *command).await,
         Command::Token(command) => token::run(app, command).await,
         Command::User(command) => user::run(app, command).await,
         Command::Plan(args) => plan::run(app, args).await,

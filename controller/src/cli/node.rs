@@ -1,6 +1,6 @@
 //! `upfleet node`: the machines of the fleet.
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use upfleet_api::v1;
 
 use super::{
@@ -8,7 +8,7 @@ use super::{
     failure::{Failure, Result},
     now,
     page::pages,
-    render::{id, node_details, node_table},
+    render::{id, jvm_table, node_details, node_table},
     resource,
 };
 use crate::exit::Exit;
@@ -72,6 +72,8 @@ pub(super) enum Command {
         /// The component.
         component: String,
     },
+    /// List the JVMs that run on nodes, component or not.
+    Jvms(JvmsArgs),
     /// Print what a component wrote last.
     Logs {
         /// The node.
@@ -87,8 +89,32 @@ pub(super) enum Command {
     },
 }
 
+/// Which JVMs.
+#[derive(Args, Debug)]
+#[group(id = "where", required = true, multiple = false, args = ["node", "selector", "all"])]
+pub(super) struct JvmsArgs {
+    /// The node.
+    node: Option<String>,
+    /// Of nodes with these labels, e.g. `env=prod,name=web-*`.
+    #[arg(short = 'l', long, value_name = "SELECTOR")]
+    selector: Option<String>,
+    /// Of all nodes.
+    #[arg(short, long)]
+    all: bool,
+    /// Only of this version of Java: `17`, `17.0.15`, `1.8`.
+    #[arg(long, default_value = "", hide_default_value = true, value_name = "VERSION")]
+    java: String,
+    /// Only with this text in main class, jar or class path, e.g. `log4j-core`.
+    #[arg(long, default_value = "", hide_default_value = true, value_name = "TEXT")]
+    contains: String,
+    /// Only those that belong to no component.
+    #[arg(long)]
+    unmanaged: bool,
+}
+
 pub(super) async fn run(app: &App, command: Command) -> Result<Exit> {
     match command {
+        Command::Jvms(args) => jvms(app, args).await,
         Command::List { selector, all } => list(app, selector, all).await,
         Command::Show { node } => {
             let node = get(app, &node).await?;
@@ -116,6 +142,25 @@ async fn list(app: &App, selector: String, all: bool) -> Result<Exit> {
     let request = v1::ListNodesRequest { selector, states, ..Default::default() };
     let nodes = pages!(client.nodes(), list_nodes, request, nodes);
     app.show_list("nodes", &nodes, |paint| node_table(&nodes, now(), app.is_wide(), paint));
+    Ok(Exit::Success)
+}
+
+async fn jvms(app: &App, args: JvmsArgs) -> Result<Exit> {
+    let client = app.connect().await?;
+    let selector = match (args.node, args.selector) {
+        // Asked for first, so that a name that is none is said to be none.
+        (Some(node), _) => format!("name={}", id(&get(app, &node).await?.name)),
+        (None, selector) => selector.unwrap_or_default(),
+    };
+    let request = v1::ListJvmsRequest {
+        selector,
+        java_version: args.java,
+        contains: args.contains,
+        unmanaged: args.unmanaged,
+        ..Default::default()
+    };
+    let jvms = pages!(client.nodes(), list_jvms, request, jvms);
+    app.show_list("jvms", &jvms, |paint| jvm_table(&jvms, now(), app.is_wide(), paint));
     Ok(Exit::Success)
 }
 
@@ -166,7 +211,11 @@ async fn alter(app: &App, command: Command) -> Result<v1::Node> {
             let request = v1::ReleaseComponentRequest { name: name(&node), component };
             nodes.release_component(request).await?.into_inner().node
         }
-        Command::List { .. } | Command::Show { .. } | Command::Watch { .. } | Command::Logs { .. } => None,
+        Command::List { .. }
+        | Command::Show { .. }
+        | Command::Watch { .. }
+        | Command::Jvms(_)
+        | Command::Logs { .. } => None,
     };
     Ok(node.unwrap_or_default())
 }

@@ -3,13 +3,11 @@
 use std::{fs, path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum};
-use upfleet_api::v1::{
-    self, failure_budget::Cause, node_count::Value, restore_change::Target, rollout_spec::Change,
-};
+use upfleet_api::v1::{self, failure_budget::Cause, node_count::Value};
 
 use super::{
+    change::ChangeArgs,
     failure::{Failure, Result},
-    resource,
 };
 
 /// What to do when a budget is exceeded.
@@ -25,16 +23,12 @@ pub(super) enum OnFailure {
 
 /// What a rollout is to do. Flags win over the file.
 #[derive(Args, Clone, Debug, Default)]
-pub struct SpecArgs {
+pub(super) struct SpecArgs {
     /// A RolloutSpec in YAML or JSON, with the API's field names.
     #[arg(short = 'f', long, value_name = "FILE")]
     pub file: Option<PathBuf>,
-    /// Install this release, `COMPONENT@VERSION`.
-    #[arg(long, value_name = "RELEASE", conflicts_with = "restore")]
-    pub release: Option<String>,
-    /// Go back to a kept state: `previous`, `COMPONENT@VERSION`, or `before:ROLLOUT`.
-    #[arg(long, value_name = "STATE")]
-    pub restore: Option<String>,
+    #[command(flatten)]
+    pub change: ChangeArgs,
     /// The component; taken from the release where one is named.
     #[arg(long, value_name = "NAME")]
     pub component: Option<String>,
@@ -75,12 +69,6 @@ pub struct SpecArgs {
     /// How long offline nodes get the order when they return.
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub offline_deadline: Option<Duration>,
-    /// Permit a lower sequence, where the component's configuration permits it too.
-    #[arg(long)]
-    pub allow_downgrade: bool,
-    /// Try a digest that failed on a node before, or that is quarantined.
-    #[arg(long)]
-    pub allow_failed_digest: bool,
     /// Orders nodes within waves; the same seed gives the same plan.
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
@@ -96,14 +84,13 @@ impl SpecArgs {
             Some(path) => read(path)?,
             None => v1::RolloutSpec { selector: "*".to_owned(), ..Default::default() },
         };
-        if let Some(change) = self.change()? {
+        if let Some(change) = self.change.change()? {
             spec.change = Some(change);
         }
-        if let Some(Change::Install(install)) = &mut spec.change {
-            install.allow_downgrade |= self.allow_downgrade;
-            install.allow_failed_digest |= self.allow_failed_digest;
+        if let Some(change) = &mut spec.change {
+            self.change.permit(change)?;
         }
-        if let Some(component) = self.component.clone().or_else(|| self.component_of_release()) {
+        if let Some(component) = self.component.clone().or_else(|| self.change.component()) {
             spec.component = component;
         }
         if let Some(selector) = &self.selector {
@@ -114,40 +101,13 @@ impl SpecArgs {
         }
         self.policy(spec.policy.get_or_insert_default());
         if spec.change.is_none() {
-            return Err(Failure::usage("nothing to change").hint("name a --release, a --restore or a --file"));
+            return Err(Failure::usage("nothing to change")
+                .hint("name a --release, a --patch, a --restore or a --file"));
         }
         if spec.component.is_empty() {
             return Err(Failure::usage("no component is named").hint("add --component NAME"));
         }
         Ok(spec)
-    }
-
-    fn change(&self) -> Result<Option<Change>> {
-        if let Some(release) = &self.release {
-            if !release.contains('@') {
-                return Err(Failure::usage(format!("`{release}` is no release: write COMPONENT@VERSION"))
-                    .hint("upfleet release list"));
-            }
-            let release = resource("releases", release);
-            return Ok(Some(Change::Install(v1::InstallChange { release, ..Default::default() })));
-        }
-        let Some(restore) = &self.restore else { return Ok(None) };
-        let target = match restore.as_str() {
-            "previous" => Target::Previous(v1::PreviousState {}),
-            text if text.starts_with("before:") => Target::BeforeRollout(resource("rollouts", &text[7..])),
-            text if text.contains('@') => Target::Release(resource("releases", text)),
-            text => {
-                return Err(Failure::usage(format!("`{text}` is no state to go back to"))
-                    .hint("write previous, COMPONENT@VERSION or before:ROLLOUT"));
-            }
-        };
-        Ok(Some(Change::Restore(v1::RestoreChange { target: Some(target) })))
-    }
-
-    fn component_of_release(&self) -> Option<String> {
-        let named = self.release.as_ref().or(self.restore.as_ref())?;
-        let (component, _) = named.trim_start_matches("releases/").split_once('@')?;
-        Some(component.to_owned())
     }
 
     fn policy(&self, policy: &mut v1::RolloutPolicy) {
@@ -240,10 +200,13 @@ fn budget(text: &str) -> Result<v1::FailureBudget, String> {
 
 #[cfg(test)]
 mod tests {
+    use v1::rollout_spec::Change;
+
     use super::*;
 
     fn install(release: &str) -> SpecArgs {
-        SpecArgs { release: Some(release.to_owned()), ..Default::default() }
+        let change = ChangeArgs { release: Some(release.to_owned()), ..Default::default() };
+        SpecArgs { change, ..Default::default() }
     }
 
     #[test]
@@ -268,7 +231,7 @@ mod tests {
     fn kept_states_are_named() {
         let restore = |text: &str| {
             let args = SpecArgs {
-                restore: Some(text.to_owned()),
+                change: ChangeArgs { restore: Some(text.to_owned()), ..Default::default() },
                 component: Some("hello".into()),
                 ..Default::default()
             };
@@ -301,5 +264,20 @@ mod tests {
         let spec = args.spec().unwrap();
         assert_eq!(spec.selector, "env=dev");
         assert!(spec.policy.unwrap().waves[1].approval);
+    }
+
+    #[test]
+    fn a_file_can_change_a_stack() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("rollout.yaml");
+        fs::write(
+            &path,
+            "component: app\nselector: '*'\nstack:\n  apply: [releases/app@p10]\n  remove: [8]\n",
+        )
+        .unwrap();
+        let change = ChangeArgs { live: true, ..Default::default() };
+        let spec = SpecArgs { file: Some(path), change, ..Default::default() }.spec().unwrap();
+        let Some(Change::Stack(stack)) = spec.change else { panic!("{spec:?}") };
+        assert_eq!((stack.apply.len(), stack.remove, stack.live), (1, vec![8], true));
     }
 }

@@ -39,6 +39,16 @@ pub fn upgrade_line(
         let millis = (end.seconds - start.seconds) * 1000 + i64::from((end.nanos - start.nanos) / 1_000_000);
         line.add("t", format!("{}.{}s", millis.max(0) / 1000, millis.max(0) % 1000 / 100));
     }
+    if let Some(proof) = upgrade.proof.as_ref().filter(|_| upgrade.end_time.is_some()) {
+        let counts = super::stack::counts(proof, None);
+        line.add("proved", counts.proved);
+        line.add("armed", counts.armed);
+        line.add("old", counts.old);
+        line.add("mechanism", super::stack::mechanism(proof.mechanism()));
+    }
+    if !upgrade.reload.is_empty() {
+        line.add("reload", upgrade.reload.trim_end());
+    }
     line.reason(upgrade.reason.as_ref());
     Some(line.0)
 }

@@ -2,7 +2,7 @@
 
 use upfleet_api::v1::{self, node::State as N};
 
-use super::{Paint, Table, component_state, date, hex, id, reason, short, since, text::state_name};
+use super::{Paint, Table, component_state, date, hex, id, reason, short, since, stack, text::state_name};
 
 /// The list of nodes, a row per component.
 #[must_use]
@@ -113,15 +113,30 @@ fn component_details(component: &v1::NodeComponent, online: bool, now: i64, pain
         ("  now", state_and_digest(component.current.as_ref())),
         ("  runs", running(component)),
         ("  changed", changed(component)),
+        ("  patches", patches(component)),
         ("  upgrade", last_upgrade(component)),
         ("  held", reason(component.hold.as_ref(), now)),
         ("  drift", reason(component.drift.as_ref(), now)),
     ];
     lines.retain(|(_, value)| !value.is_empty());
     let mut text: String = lines.iter().map(|(key, value)| format!("{key:<12} {value}\n")).collect();
+    for alarm in component.proof.iter().flat_map(|proof| &proof.alarms).chain(&component.alarms) {
+        text.push_str(&format!("{:<12} {}\n", "  alarm", paint.warn(reason(Some(alarm), now))));
+    }
     for (index, kept) in component.kept.iter().enumerate() {
         let key = if index == 0 { "  kept" } else { "" };
         text.push_str(&format!("{key:<12} {}\n", state_and_digest(Some(kept))));
+    }
+    text
+}
+
+/// What the running JVM says of the patches, and the first class that runs old code.
+fn patches(component: &v1::NodeComponent) -> String {
+    let Some(proof) = &component.proof else { return String::new() };
+    let mut text = stack::proof_note(proof);
+    if let Some(old) = proof.classes.iter().find(|class| class.standing() == v1::Standing::Old) {
+        let loader = if old.loader.is_empty() { "-" } else { &old.loader };
+        text.push_str(&format!("; {} in loader {loader} runs old code", old.class_name));
     }
     text
 }
@@ -202,6 +217,24 @@ mod tests {
         assert!(text.contains(&format!("  now        1.1.0  {}\n", "bb".repeat(32))), "{text}");
         assert!(text.contains("  changed    1970-01-01 00:00:00Z by anna, rollout r-1\n"), "{text}");
         assert!(text.contains("  kept       1.0.0"), "{text}");
+    }
+
+    #[test]
+    fn old_code_is_named_with_its_loader() {
+        let mut node = node();
+        let class = v1::ClassProof {
+            class_name: "com.acme.Order".into(),
+            loader: "app".into(),
+            standing: v1::Standing::Old.into(),
+            ..Default::default()
+        };
+        let mechanism = v1::Mechanism::JavaAgent.into();
+        node.components[0].proof =
+            Some(v1::StackProof { classes: vec![class], mechanism, ..Default::default() });
+        node.components[0].drift = Some(v1::Reason { message: "old code".into(), ..Default::default() });
+        let text = node_details(&node, 0, Paint::PLAIN);
+        let line = "  patches    0 proved, 1 OLD, java-agent; com.acme.Order in loader app runs old code\n";
+        assert!(text.contains(line) && text.contains("DRIFTED"), "{text}");
     }
 
     #[test]

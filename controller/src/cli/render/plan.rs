@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use upfleet_api::v1;
 
-use super::{Paint, Table, component_state, duration, id};
+use super::{Paint, Table, component_state, duration, id, stack};
 
 /// The table of a plan. `wide` lists each node left out.
 #[must_use]
@@ -35,7 +35,9 @@ pub fn plan(context: &str, spec: &v1::RolloutSpec, plan: &v1::Plan, wide: bool, 
 fn changes(plan: &v1::Plan, wave: u32) -> String {
     let mut counts: BTreeMap<(String, String), usize> = BTreeMap::new();
     for upgrade in plan.upgrades.iter().filter(|upgrade| upgrade.wave == wave) {
-        let key = (component_state(upgrade.from.as_ref()), component_state(upgrade.to.as_ref()));
+        let to = component_state(upgrade.to.as_ref());
+        let notes = stack::notes(upgrade.from.as_ref(), upgrade.to.as_ref());
+        let key = (component_state(upgrade.from.as_ref()), format!("{to}{notes}"));
         *counts.entry(key).or_default() += 1;
     }
     let alone = counts.len() == 1;

@@ -174,7 +174,11 @@ pub(super) fn change(rollout: &v1::Rollout) -> String {
             Some(Target::BeforeRollout(rollout)) => format!("back to before {}", id(rollout)),
             Some(Target::Previous(_)) | None => "back to its previous state".to_owned(),
         },
-        _ => "changes its patches".to_owned(),
+        Some(Change::BaseWithStack(base)) => {
+            format!("-> {}{}", version(&base.release), super::stack::named(&base.apply, " with "))
+        }
+        Some(Change::Stack(stack)) => super::stack::ordered(stack),
+        None => String::new(),
     };
     format!("{} {to}", spec.component)
 }

@@ -5,7 +5,7 @@ use super::Paint;
 /// Rows under headings; columns are as wide as their widest cell, two spaces apart.
 #[derive(Clone, Debug)]
 pub struct Table {
-    headings: Vec<&'static str>,
+    headings: Vec<String>,
     rows: Vec<Vec<String>>,
     empty: &'static str,
 }
@@ -14,7 +14,13 @@ impl Table {
     /// A table with these headings; `empty` is said where it has no rows.
     #[must_use]
     pub fn new(headings: &[&'static str], empty: &'static str) -> Self {
-        Self { headings: headings.to_vec(), rows: Vec::new(), empty }
+        Self::of(headings.iter().copied(), empty)
+    }
+
+    /// A table whose headings are names.
+    #[must_use]
+    pub fn of<'a>(headings: impl IntoIterator<Item = &'a str>, empty: &'static str) -> Self {
+        Self { headings: headings.into_iter().map(str::to_owned).collect(), rows: Vec::new(), empty }
     }
 
     /// Adds a row. Cells may carry colours.

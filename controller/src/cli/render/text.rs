@@ -111,7 +111,7 @@ pub fn component_state(state: Option<&v1::ComponentState>) -> String {
         Some(Base::Release(release)) => release.version.clone(),
         Some(Base::Unmanaged(base)) => format!("unmanaged@{}", short(base.digest.as_ref())),
     };
-    for (index, layer) in state.layers.iter().enumerate() {
+    for (index, layer) in state.layers.iter().filter(|layer| !layer.retired).enumerate() {
         text.push_str(if index == 0 { "+patch" } else { "," });
         text.push_str(&layer.number.to_string());
     }
@@ -236,10 +236,10 @@ mod tests {
         assert_eq!(id("rollouts/r-1/upgrades/web-01"), "web-01");
         assert_eq!(component_state(None), "-");
         let release = v1::ReleaseRef { version: "1.4.2".into(), ..Default::default() };
-        let layer = |number| v1::Layer { number, release: None, retired: false, contains: Vec::new() };
+        let layer = |number| v1::Layer { number, release: None, retired: number < 9, contains: Vec::new() };
         let state = v1::ComponentState {
             base: Some(v1::component_state::Base::Release(release)),
-            layers: vec![layer(10), layer(9)],
+            layers: vec![layer(10), layer(9), layer(8)],
         };
         assert_eq!(component_state(Some(&state)), "1.4.2+patch10,9");
     }

@@ -5,6 +5,7 @@ use upfleet_api::v1::{self, UpgradeState as U, wave::State as W};
 use super::{
     Model, Paint, bytes, component_state, duration, id, reason,
     rollout::{self, Kind, kind},
+    safe, stack,
     table::{cut, width},
     text::state_name,
 };
@@ -173,7 +174,7 @@ fn detail(upgrade: &v1::Upgrade, now: i64) -> String {
         format!("{} -> {}", component_state(upgrade.from.as_ref()), component_state(upgrade.to.as_ref()));
     let why = reason(upgrade.reason.as_ref(), now);
     let text = match upgrade.state() {
-        U::Succeeded if kind(upgrade) == Kind::Ok => states,
+        U::Succeeded if kind(upgrade) == Kind::Ok => ended(upgrade, states),
         U::Fetching if upgrade.total_bytes > 0 && upgrade.fetched_bytes > 0 => {
             let percent = upgrade.fetched_bytes.min(upgrade.total_bytes) * 100 / upgrade.total_bytes;
             format!("{percent}%  {} of {}", bytes(upgrade.fetched_bytes), bytes(upgrade.total_bytes))
@@ -181,6 +182,17 @@ fn detail(upgrade: &v1::Upgrade, now: i64) -> String {
         _ => why,
     };
     if upgrade.unreachable { format!("unreachable  {text}") } else { text }
+}
+
+/// The change, and what the node itself says of it: the classes in force, the answer to the reload.
+fn ended(upgrade: &v1::Upgrade, mut text: String) -> String {
+    if let Some(proof) = &upgrade.proof {
+        text.push_str(&format!("  {}", stack::proof_note(proof)));
+    }
+    if !upgrade.reload.is_empty() {
+        text.push_str(&format!("  reload: {}", safe(upgrade.reload.trim_end())));
+    }
+    text
 }
 
 #[cfg(test)]
