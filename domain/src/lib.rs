@@ -11,6 +11,7 @@
 //! **waves**. Everything that waits or has failed carries a [`reason::Reason`].
 
 pub mod backoff;
+pub mod bundle;
 pub mod digest;
 pub mod files;
 pub mod id;

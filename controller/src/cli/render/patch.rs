@@ -74,6 +74,7 @@ pub fn patch_contents(spec: &PatchSpec, paint: Paint) -> String {
         spec.fixes.iter().map(|fix| format!("{}  {}", fix.id, fix.text).trim_end().to_owned()).collect(),
     );
     list("classes", spec.classes.iter().map(class).collect());
+    list("left over", spec.removed.clone());
     list("resources", spec.resources.iter().map(|resource| resource.name.clone()).collect());
     text
 }
@@ -144,6 +145,7 @@ mod tests {
                 class("com.acme.Tax", &[b"a"], Some(b"patch 9")),
                 class("com.acme.New", &[], None),
             ],
+            removed: vec![],
             resources: vec![],
             requires: vec![],
             supersedes: vec![9],
