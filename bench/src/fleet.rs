@@ -28,7 +28,7 @@ pub fn fleet(nodes: usize) -> Fleet {
     Fleet {
         nodes: (0..nodes).map(|index| node(index, if index % 50 == 7 { &new } else { &old })).collect(),
         release: Some(release),
-        before: BTreeMap::new(),
+        ..Fleet::default()
     }
 }
 
@@ -111,6 +111,7 @@ fn node(index: usize, current: &ComponentState) -> NodeFacts {
         online: index % 10 != 3,
         component: Some(inventory(current)),
         other_rollout: None,
+        java: None,
     }
 }
 

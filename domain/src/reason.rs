@@ -326,10 +326,14 @@ reasons! {
         hint "remove both, or say --contained to have it recorded as still contained";
     NotInStack = "NOT_IN_STACK", FailedPrecondition, Operator, "patch {number} is not in the stack, which is {stack}";
     NumberTaken = "NUMBER_TAKEN", AlreadyExists, Publisher, "patch {number} of `{component}` is another release already: {release}";
-    FixLost = "FIX_LOST", FailedPrecondition, Operator, "fix {fix} of patch {number} is neither in {release} nor in a patch for it",
+    FixLost = "FIX_LOST", FailedPrecondition, Operator, "fix {fix} of patch {number} on {nodes} is neither in {release} nor in a patch for it",
         hint "release a patch for the new base, or say --waive-fix to do without it";
     ClassVersion = "CLASS_VERSION", FailedPrecondition, Publisher, "patch {number} needs Java {needed} ({class} has major version {major}), the node's JVM is Java {actual}",
         hint "compile the patch with --release for the oldest JVM it is for";
+    PatchUnknown = "PATCH_UNKNOWN", FailedPrecondition, Operator, "the node has patch {number}, {release}, which was never published here",
+        hint "upfleet release import FILE publishes it; --none takes all patches off without knowing them";
+    FixLacking = "FIX_LACKING", Information, Operator, "{state} does not have {fix}: {problem}",
+        hint "upfleet rollout start puts a patch on";
     PatchInvalid = "PATCH_INVALID", InvalidArgument, Publisher, "the patch is not well made: {problem}";
     ArchiveHostile = "ARCHIVE_HOSTILE", InvalidArgument, Publisher, "the archive was refused at `{entry}`: {problem}";
     NotPatchable = "NOT_PATCHABLE", FailedPrecondition, Operator, "`{component}` takes no patches: {problem}",

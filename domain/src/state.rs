@@ -119,6 +119,18 @@ impl ComponentState {
         }
     }
 
+    /// The artifacts in force that `other` has not even among its retired patches: what is new to somebody who goes
+    /// there from `other`.
+    #[must_use]
+    pub fn beyond(&self, other: &Self) -> Vec<Digest> {
+        let has = |digest: &Digest| {
+            let layer = |layer: &Layer| layer.release.artifact == *digest;
+            other.artifact() == Some(*digest) || other.layers.iter().any(layer)
+        };
+        let layers = self.active().map(|layer| layer.release.artifact);
+        self.artifact().into_iter().chain(layers).filter(|digest| !has(digest)).collect()
+    }
+
     /// Whether both have the same bytes in force: the same artifact and the same layers, whatever their names.
     #[must_use]
     pub fn same_content(&self, other: &Self) -> bool {

@@ -17,6 +17,7 @@ use crate::{
     id::{NodeId, RolloutId, UpgradeId},
     order::{DesiredState, Generation, Target},
     reason::{Reason, ReasonCode},
+    state::Base,
     time::Time,
     upgrade::{Outcome, Phase, UpgradeState},
 };
@@ -99,6 +100,7 @@ impl Machine {
             last_message: String::new(),
             reverts: origin.reverts,
             reverted_by: None,
+            live: plan.live,
             restored: false,
             spec,
         };
@@ -307,37 +309,32 @@ impl Machine {
     ) -> Option<DesiredState> {
         let row = self.upgrades.get(node)?;
         let rollout = &self.rollout;
-        let go = || match (&rollout.spec.change, &row.to.base) {
-            (Change::Install { .. }, crate::state::Base::Release(release)) => {
-                Target::Install(release.clone())
-            }
-            _ => Target::Restore(row.to.clone()),
-        };
+        let go = || target(&rollout.spec.change, row);
         let (target, hold_before) = match tell {
             Tell::Go | Tell::Continue => (go(), None),
             Tell::HoldBefore(phase) => (go(), Some(*phase)),
             Tell::Stay => (Target::Stay, None),
             Tell::Settle(state) => (Target::Restore(state.clone()), None),
         };
-        let (downgrade, failed) = match rollout.spec.change {
-            Change::Install { allow_downgrade, allow_failed_digest, .. } => {
-                (allow_downgrade, allow_failed_digest)
-            }
-            Change::Restore(_) => (false, false),
+        // A kept state names its layers itself.
+        let layers = match &target {
+            Target::Install(_) | Target::Stack(_) => row.to.layers.clone(),
+            Target::Restore(_) | Target::Stay => Vec::new(),
         };
+        let live = rollout.live && !matches!(target, Target::Stay);
         Some(DesiredState {
             component: rollout.spec.component.clone(),
             generation,
             rollout: Some(rollout.id.clone()),
             upgrade,
             target,
-            layers: row.to.layers.clone(),
-            live: false,
+            layers,
+            live,
             hold_before,
             // An order given after the deadline still has the time that silence takes to be begun.
             not_after: rollout.deadline.map(|at| at.max(now.after(rollout.spec.policy.silence_after))),
-            allow_downgrade: downgrade,
-            allow_failed_digest: failed || row.allow_failed_digest,
+            allow_downgrade: rollout.spec.change.allows_downgrade(),
+            allow_failed_digest: rollout.spec.change.allows_failed() || row.allow_failed_digest,
             soak: rollout.spec.policy.soak,
             trace: String::new(),
             actor: rollout.last_actor.clone(),
@@ -382,6 +379,23 @@ pub fn upgrade_id(rollout: &RolloutId, node: &NodeId, attempt: u32) -> UpgradeId
     })
 }
 
+/// What a node that may go is told to go to.
+fn target(change: &Change, row: &NodeUpgrade) -> Target {
+    match (change, &row.to.base) {
+        (Change::Stack(_), base) => Target::Stack(base.clone()),
+        // The base is there already: only the stack differs, and no release has to be fetched for it.
+        (Change::Install { .. } | Change::BaseWithStack { .. }, base @ Base::Release(_))
+            if row.from.base == *base && row.from.layers != row.to.layers =>
+        {
+            Target::Stack(base.clone())
+        }
+        (Change::Install { .. } | Change::BaseWithStack { .. }, Base::Release(release)) => {
+            Target::Install(release.clone())
+        }
+        _ => Target::Restore(row.to.clone()),
+    }
+}
+
 fn empty_wave(spec: super::WaveSpec, reason: &Reason) -> Wave {
     let reason = reason.clone();
     Wave { state: WaveState::Pending, spec, size: 0, reason, started: None, bake_end: None, approver: None }
@@ -413,6 +427,8 @@ fn waiting(planned: &super::PlannedUpgrade, position: usize, reason: &Reason) ->
         excused: false,
         presumed: false,
         allow_failed_digest: false,
+        proof: None,
+        reload: None,
     }
 }
 

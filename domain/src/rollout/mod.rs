@@ -21,7 +21,7 @@ pub use record::*;
 
 use crate::{
     digest::Digest,
-    id::{ComponentId, NodeId, RolloutId},
+    id::{ComponentId, NodeId, RolloutId, Version},
     reason::Reason,
     state::{ComponentState, ReleaseRef},
 };
@@ -151,14 +151,92 @@ pub enum Change {
     /// Install a release.
     Install {
         /// The release by name, `component@version`.
-        version: crate::id::Version,
+        version: Version,
         /// Permit a lower sequence.
         allow_downgrade: bool,
         /// Try a digest that failed before or is quarantined.
         allow_failed_digest: bool,
     },
+    /// Change the patch stack.
+    Stack(StackChange),
+    /// Install a release with exactly the stack that is named; both are rolled back together.
+    BaseWithStack {
+        /// The release's version.
+        version: Version,
+        /// Patch releases of the component, in any order. What is in a node's stack and not named leaves it.
+        apply: Vec<Version>,
+        /// Fixes that may be lost, by id.
+        waive_fixes: Vec<String>,
+        /// Permit a lower sequence.
+        allow_downgrade: bool,
+        /// Try digests that failed before or are quarantined.
+        allow_failed_digest: bool,
+    },
     /// Go back to a kept state.
     Restore(Restore),
+}
+
+impl Change {
+    /// The base release that it names.
+    #[must_use]
+    pub fn base(&self) -> Option<&Version> {
+        match self {
+            Self::Install { version, .. } | Self::BaseWithStack { version, .. } => Some(version),
+            Self::Stack(_) | Self::Restore(_) => None,
+        }
+    }
+
+    /// The patch releases that it names.
+    #[must_use]
+    pub fn patches(&self) -> &[Version] {
+        match self {
+            Self::Stack(change) => &change.apply,
+            Self::BaseWithStack { apply, .. } => apply,
+            Self::Install { .. } | Self::Restore(_) => &[],
+        }
+    }
+
+    /// Whether digests that failed on a node before, or are quarantined, may be tried.
+    #[must_use]
+    pub fn allows_failed(&self) -> bool {
+        match self {
+            Self::Install { allow_failed_digest, .. } | Self::BaseWithStack { allow_failed_digest, .. } => {
+                *allow_failed_digest
+            }
+            Self::Stack(change) => change.allow_failed_digest,
+            Self::Restore(_) => false,
+        }
+    }
+
+    /// Whether a lower sequence is permitted.
+    #[must_use]
+    pub fn allows_downgrade(&self) -> bool {
+        match self {
+            Self::Install { allow_downgrade, .. } | Self::BaseWithStack { allow_downgrade, .. } => {
+                *allow_downgrade
+            }
+            Self::Stack(_) | Self::Restore(_) => false,
+        }
+    }
+}
+
+/// A change of a patch stack: removals first, then what is applied.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StackChange {
+    /// Patch releases to put on, by version.
+    pub apply: Vec<Version>,
+    /// Numbers to take off.
+    pub remove: Vec<u32>,
+    /// Go back to this number.
+    pub to_number: Option<u32>,
+    /// Take all off.
+    pub none: bool,
+    /// Patch the running JVMs instead of restarting them.
+    pub live: bool,
+    /// Remove also what another is built on, and record that it is still contained.
+    pub contained: bool,
+    /// Try digests that failed before or are quarantined.
+    pub allow_failed_digest: bool,
 }
 
 /// Which kept state.
@@ -168,7 +246,7 @@ pub enum Restore {
     /// The one before the current.
     Previous,
     /// A release, where the node has kept it.
-    Release(crate::id::Version),
+    Release(Version),
     /// The state that each node proved before a rollout.
     BeforeRollout(RolloutId),
 }
@@ -216,6 +294,9 @@ pub struct Plan {
     pub max_unavailable: usize,
     /// The release that is installed, where it is the same for all.
     pub release: Option<ReleaseRef>,
+    /// Whether running JVMs are patched instead of restarted.
+    #[serde(default)]
+    pub live: bool,
     /// SHA-256 over what the plan does: the same fleet, spec and seed give the same digest.
     pub digest: Digest,
 }

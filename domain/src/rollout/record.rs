@@ -10,6 +10,7 @@ use super::{Spec, WaveSpec};
 use crate::{
     digest::Digest,
     id::{NodeId, RolloutId, UpgradeId},
+    jvm::{Proof, Standing},
     reason::Reason,
     report::UpgradeReport,
     state::{ComponentState, ReleaseRef},
@@ -201,7 +202,17 @@ pub struct NodeUpgrade {
     /// Whether a person permitted a digest that failed on the node before.
     #[serde(default)]
     pub allow_failed_digest: bool,
+    /// What the running JVM said of the stack at the end: at most [`PROVED_CLASSES`] classes, old ones first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proof: Option<Proof>,
+    /// What the reload answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reload: Option<String>,
 }
+
+/// So many classes of a proof are kept with an upgrade: it is stored with each of its events. The node's inventory
+/// has them all.
+pub const PROVED_CLASSES: usize = 100;
 
 /// What a node was told last in a rollout.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -257,11 +268,19 @@ impl NodeUpgrade {
         }
         if let Some(outcome) = ended {
             self.ended = Some(now);
+            self.proof = report.proof.clone().map(bounded);
+            self.reload.clone_from(&report.reload);
             // These outcomes are themselves the proof of health.
             let healthy = [Outcome::Succeeded, Outcome::RolledBack].contains(&outcome);
             self.unhealthy &= !healthy;
         }
         true
+    }
+
+    /// The artifacts that it brings to the node: the base's, where that is another, and those of new patches.
+    #[must_use]
+    pub fn brings(&self) -> Vec<Digest> {
+        self.to.beyond(&self.from)
     }
 
     /// Whether it ended as it should, and still stands.
@@ -282,6 +301,15 @@ impl NodeUpgrade {
     pub fn waits(&self) -> bool {
         self.id.is_none() && matches!(self.state, UpgradeState::Active(_))
     }
+}
+
+/// A proof of which only so many classes are kept.
+fn bounded(mut proof: Proof) -> Proof {
+    if proof.classes.len() > PROVED_CLASSES {
+        proof.classes.sort_by_key(|class| class.standing != Standing::Old);
+        proof.classes.truncate(PROVED_CLASSES);
+    }
+    proof
 }
 
 /// Which nodes a revert puts back.
@@ -353,6 +381,9 @@ pub struct Rollout {
     pub reverts: Option<RolloutId>,
     /// The rollout that rolls this one back.
     pub reverted_by: Option<RolloutId>,
+    /// Whether running JVMs are patched instead of restarted, where only the stack differs.
+    #[serde(default)]
+    pub live: bool,
     /// Set from a restore of the controller's store until a person says something: nothing is ordered meanwhile.
     #[serde(default)]
     pub restored: bool,

@@ -101,6 +101,7 @@ fn lost(
             return Err(Reason::new(ReasonCode::FixLost)
                 .with("fix", &fix.id)
                 .with("number", own.number)
+                .with("nodes", "this node")
                 .with("release", base.release));
         }
     }

@@ -59,15 +59,15 @@ impl Machine {
                 _ if told == Told::Stay => None,
                 _ => Some(Tell::Stay),
             };
-            let bad = (upgrade.state == UpgradeState::Ended(Outcome::RolledBack)
+            let failed = upgrade.state == UpgradeState::Ended(Outcome::RolledBack)
                 && upgrade.reason.code != ReasonCode::CancelledAfterSwitch
-                && matches!(self.rollout.spec.change, Change::Install { .. }))
-            .then(|| upgrade.to.artifact())
-            .flatten();
+                && !matches!(self.rollout.spec.change, Change::Restore(_));
+            // Of several that came together nobody knows which it was.
+            let bad = if failed { upgrade.brings() } else { Vec::new() };
             if let Some(tell) = tell {
                 turn.effects.push(Effect::Tell { node: node.clone(), upgrade: None, tell });
             }
-            if let Some(digest) = bad {
+            for digest in bad {
                 turn.effects.push(Effect::RolledBack { node: node.clone(), digest });
             }
             self.edit(turn, &node, |upgrade| upgrade.told = Told::Nothing);
@@ -215,6 +215,8 @@ impl Machine {
             upgrade.started = Some(now);
             upgrade.ended = None;
             upgrade.evidence = None;
+            upgrade.proof = None;
+            upgrade.reload = None;
             upgrade.state = UpgradeState::Active(Phase::Pending);
             upgrade.reason = Reason::new(ReasonCode::WaitingForAgent).since(now);
         });

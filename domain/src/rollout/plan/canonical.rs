@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Raised when the form changes, so that an old digest never stands for a new plan.
-const FORM: &str = "upfleet-plan-1";
+const FORM: &str = "upfleet-plan-2";
 
 pub(super) fn digest(spec: &Spec, upgrades: &[PlannedUpgrade], max_unavailable: usize) -> Digest {
     let mut form = Form(Sha256::new());
@@ -62,7 +62,11 @@ impl Form {
         self.number(state.layers.len() as u64);
         for layer in &state.layers {
             self.number(u64::from(layer.number));
+            self.bytes(&layer.release.manifest.0);
             self.bytes(&layer.release.artifact.0);
+            self.number(u64::from(layer.retired));
+            self.number(layer.contains.len() as u64);
+            layer.contains.iter().for_each(|number| self.number(u64::from(*number)));
         }
     }
 }

@@ -81,6 +81,7 @@ fn node(name: &str) -> NodeFacts {
         online: true,
         component: Some(inventory(state("1.0.0", 1))),
         other_rollout: None,
+        java: None,
     }
 }
 
@@ -100,7 +101,7 @@ fn installing() -> Spec {
 }
 
 fn fleet(nodes: Vec<NodeFacts>) -> Fleet {
-    Fleet { nodes, release: Some(release("2.0.0", 2)), before: BTreeMap::new() }
+    Fleet { nodes, release: Some(release("2.0.0", 2)), ..Fleet::default() }
 }
 
 fn many(count: usize) -> Fleet {

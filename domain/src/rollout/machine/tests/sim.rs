@@ -227,6 +227,7 @@ impl World {
             warnings: vec![],
             max_unavailable: spec.policy.max_unavailable.of(fates.len()).max(1),
             release: None,
+            live: false,
             digest: Digest::of(b"plan"),
         };
         let mut nodes = BTreeMap::new();
