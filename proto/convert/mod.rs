@@ -4,6 +4,7 @@
 //! its path, e.g. `report.current.release.manifest_digest`. Nothing here fills in defaults that decide something.
 
 pub mod agent;
+mod change;
 pub mod jvm;
 pub mod rollout;
 pub mod types;

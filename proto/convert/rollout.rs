@@ -8,16 +8,16 @@ use std::{collections::BTreeMap, time::Duration};
 use upfleet_domain::{
     id::NodeId,
     labels::Selector,
-    reason::{Reason, ReasonCode},
+    reason::Reason,
     rollout::{
-        Budget, Cause, Change, FailedNodes, NodeCount, NodeUpgrade, OnFailure, PauseStrength, Plan, Policy,
-        Restore, Rollout, Spec, State, Wave, WaveSpec, WaveState,
+        Budget, Cause, FailedNodes, NodeCount, NodeUpgrade, OnFailure, PauseStrength, Plan, Policy, Rollout,
+        Spec, State, Wave, WaveSpec, WaveState,
     },
     upgrade::UpgradeState,
 };
 
 use super::{
-    Result, all, duration, each, field, invalid, optional, parse, required, span, timestamp, within,
+    Result, all, change, duration, each, field, invalid, optional, parse, required, span, timestamp, within,
 };
 use crate::v1;
 
@@ -185,29 +185,10 @@ impl TryFrom<v1::RolloutPolicy> for Policy {
 
 impl From<&Spec> for v1::RolloutSpec {
     fn from(spec: &Spec) -> Self {
-        use v1::{restore_change::Target, rollout_spec::Change as Wire};
-        let release = |version| format!("releases/{}@{version}", spec.component);
-        let change = match &spec.change {
-            Change::Install { version, allow_downgrade, allow_failed_digest } => {
-                Wire::Install(v1::InstallChange {
-                    release: release(version),
-                    allow_downgrade: *allow_downgrade,
-                    allow_failed_digest: *allow_failed_digest,
-                })
-            }
-            Change::Restore(restore) => {
-                let target = match restore {
-                    Restore::Previous => Target::Previous(v1::PreviousState {}),
-                    Restore::Release(version) => Target::Release(release(version)),
-                    Restore::BeforeRollout(rollout) => Target::BeforeRollout(format!("rollouts/{rollout}")),
-                };
-                Wire::Restore(v1::RestoreChange { target: Some(target) })
-            }
-        };
         Self {
             component: spec.component.to_string(),
             selector: spec.selector.clone(),
-            change: Some(change),
+            change: Some(change::to_wire(&spec.change, &spec.component)),
             policy: Some((&spec.policy).into()),
             seed: spec.seed,
         }
@@ -220,38 +201,9 @@ impl TryFrom<v1::RolloutSpec> for Spec {
     fn try_from(wire: v1::RolloutSpec) -> Result<Self> {
         let component = parse(&wire.component, "component")?;
         let selector: Selector = parse(&wire.selector, "selector")?;
-        let change = change(required(wire.change, "change")?, &component)?;
+        let change = change::from_wire(required(wire.change, "change")?, &component)?;
         let policy = within("policy", wire.policy.unwrap_or_default().try_into())?;
         Ok(Self { component, selector: selector.to_string(), change, policy, seed: wire.seed })
-    }
-}
-
-fn change(wire: v1::rollout_spec::Change, component: &upfleet_domain::id::ComponentId) -> Result<Change> {
-    use v1::{restore_change::Target, rollout_spec::Change as Wire};
-    let unbuilt = |feature: &str| Err(Reason::new(ReasonCode::NotImplemented).with("feature", feature));
-    let version = |release: &str, path: &str| {
-        let text: String = named(release, "releases", path)?;
-        match text.split_once('@') {
-            Some((of, version)) if of == component.as_str() => parse(version, path),
-            Some((of, _)) => Err(invalid(path, format!("it is a release of `{of}`, not of `{component}`"))),
-            None => Err(invalid(path, "it is not of the form `releases/COMPONENT@VERSION`")),
-        }
-    };
-    match wire {
-        Wire::Install(install) => Ok(Change::Install {
-            version: version(&install.release, "install.release")?,
-            allow_downgrade: install.allow_downgrade,
-            allow_failed_digest: install.allow_failed_digest,
-        }),
-        Wire::Stack(_) => unbuilt("changing a patch stack"),
-        Wire::BaseWithStack(_) => unbuilt("installing a release with a patch stack"),
-        Wire::Restore(restore) => Ok(Change::Restore(match required(restore.target, "restore.target")? {
-            Target::Previous(_) => Restore::Previous,
-            Target::Release(release) => Restore::Release(version(&release, "restore.release")?),
-            Target::BeforeRollout(rollout) => {
-                Restore::BeforeRollout(named(&rollout, "rollouts", "restore.before_rollout")?)
-            }
-        })),
     }
 }
 
@@ -400,8 +352,8 @@ pub fn upgrade(rollout: &Rollout, upgrade: &NodeUpgrade) -> v1::Upgrade {
         end_time: upgrade.ended.map(timestamp),
         evidence: upgrade.evidence.as_ref().map(Into::into),
         revision: upgrade.revision,
-        proof: None,
-        reload: String::new(),
+        proof: upgrade.proof.as_ref().map(Into::into),
+        reload: upgrade.reload.clone().unwrap_or_default(),
     }
 }
 
@@ -501,17 +453,6 @@ mod tests {
             "policy.failure_budgets[0].cause",
             policy(v1::RolloutPolicy { failure_budgets: vec![budget], ..Default::default() }),
         );
-    }
-
-    #[test]
-    fn stacks_are_not_built_yet() {
-        for change in [
-            v1::rollout_spec::Change::Stack(v1::StackChange::default()),
-            v1::rollout_spec::Change::BaseWithStack(v1::BaseWithStackChange::default()),
-        ] {
-            let wire = v1::RolloutSpec { change: Some(change), ..spec() };
-            assert_eq!(Spec::try_from(wire).unwrap_err().code, ReasonCode::NotImplemented);
-        }
     }
 
     #[test]

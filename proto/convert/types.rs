@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use upfleet_domain::{
     digest::{Digest, Md5Digest},
-    patch::MAX_NUMBER,
+    patch::{Fix, MAX_NUMBER},
     reason::{Reason, ReasonCode},
     release::Platform,
     state::{Base, ComponentState, Layer, ReleaseRef},
@@ -127,6 +127,12 @@ impl TryFrom<v1::ReleaseRef> for ReleaseRef {
             manifest: field(wire.manifest_digest, "manifest_digest")?,
             artifact: field(wire.artifact_digest, "artifact_digest")?,
         })
+    }
+}
+
+impl From<&Fix> for v1::Fix {
+    fn from(fix: &Fix) -> Self {
+        Self { id: fix.id.clone(), text: fix.text.clone() }
     }
 }
 
