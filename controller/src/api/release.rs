@@ -2,6 +2,7 @@
 
 use tonic::{Request, async_trait};
 use upfleet_api::{convert, v1};
+use upfleet_domain::{reason::Reason, release::Kind};
 use v1::release_service_server::ReleaseService;
 
 use super::{Answer, Api, answer, names, opened, page, refuse, show};
@@ -12,6 +13,11 @@ macro_rules! release_answer {
     ($result:expr, $response:ident) => {
         answer($result, |view| v1::$response { release: Some(show::release(&view, true)) })
     };
+}
+
+fn release_kind(name: &str) -> Result<Kind, Reason> {
+    let known = [Kind::Binary, Kind::Files, Kind::Patch].into_iter().find(|kind| kind.as_str() == name);
+    known.ok_or_else(|| convert::invalid("kind", "kinds are `binary`, `files` and `patch`"))
 }
 
 #[async_trait]
@@ -39,10 +45,14 @@ impl ReleaseService for Api {
         request: Request<v1::ListReleasesRequest>,
     ) -> Answer<v1::ListReleasesResponse> {
         let (_, request) = opened(request)?;
-        let query = ("releases", &request.component);
+        let query = ("releases", &request.component, &request.kind);
         let page = page::page(request.page_size, &request.page_token, &query)?;
         let component = convert::parse_optional(&request.component, "component").map_err(refuse)?;
-        let found = self.0.list_releases(component.as_ref(), &page).await;
+        let kind = match request.kind.as_str() {
+            "" => None,
+            name => Some(release_kind(name).map_err(refuse)?),
+        };
+        let found = self.0.list_releases(component.as_ref(), kind, &page).await;
         page::listed(
             found,
             &query,

@@ -101,8 +101,8 @@ pub(super) fn release(view: &ReleaseView, with_manifest: bool) -> v1::Release {
         yank_message: release.yanked.as_ref().map(|yank| yank.message.clone()).unwrap_or_default(),
         quarantined_digests: convert::all(&view.quarantined),
         notes: release.notes.clone(),
-        patch_number: 0,
-        fixes: Vec::new(),
+        patch_number: release.patch_number.unwrap_or(0),
+        fixes: convert::all(&release.fixes),
     }
 }
 

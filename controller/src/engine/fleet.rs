@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use upfleet_domain::{
     id::{ComponentId, NodeId, RolloutId, Version},
+    jvm::Jvm,
     reason::{Reason, ReasonCode},
-    release::parse_manifest,
+    release::{Kind, parse_manifest},
     rollout::{
         Change, Restore, Spec,
         plan::{Before, Fleet, NodeFacts, ReleaseFacts},
@@ -15,7 +16,7 @@ use upfleet_domain::{
 
 use crate::{
     failure::internal,
-    store::{NodeRecord, NodeState, Page, Store},
+    store::{JvmsRecord, NodeRecord, NodeState, Page, ReleaseRecord, Store},
 };
 
 /// Reads all that planning `spec` needs. `besides` are rollouts that hold no node back; only the nodes in
@@ -27,13 +28,19 @@ pub(super) async fn fleet(
     only: Option<&BTreeSet<NodeId>>,
 ) -> Result<Fleet, Reason> {
     let mut fleet = Fleet::default();
-    match &spec.change {
-        Change::Install { version, .. } => {
-            fleet.release = Some(release(store, &spec.component, version).await?);
-        }
-        Change::Restore(Restore::BeforeRollout(rollout)) => fleet.before = before(store, rollout).await?,
-        Change::Restore(_) => {}
+    if let Some(version) = spec.change.base() {
+        fleet.release = Some(release(store, &spec.component, version).await?);
     }
+    for version in spec.change.patches() {
+        fleet.patches.push(release(store, &spec.component, version).await?);
+    }
+    if !matches!(spec.change, Change::Restore(_)) {
+        stacked(store, &spec.component, &mut fleet.patches).await?;
+    }
+    if let Change::Restore(Restore::BeforeRollout(rollout)) = &spec.change {
+        (fleet.before, fleet.before_live) = before(store, rollout).await?;
+    }
+    let mut java = java(store, spec).await?;
     let busy = busy(store, &spec.component, besides).await?;
     let wanted = |node: &NodeRecord| {
         node.state != NodeState::Retired && only.is_none_or(|only| only.contains(&node.id))
@@ -48,6 +55,7 @@ pub(super) async fn fleet(
         cordoned: node.state == NodeState::Cordoned,
         suspended: node.state == NodeState::Suspended,
         online: node.online(),
+        java: java.remove(&node.id),
         labels: node.labels,
         platform: node.platform,
         id: node.id,
@@ -70,6 +78,10 @@ async fn release(
             .with("release", name)
             .with("message", &yank.message));
     }
+    facts(store, &record).await
+}
+
+async fn facts(store: &dyn Store, record: &ReleaseRecord) -> Result<ReleaseFacts, Reason> {
     let mut quarantined = BTreeMap::new();
     for artifact in &record.artifacts {
         let quarantine = store.quarantine(&artifact.sha256).await.map_err(internal)?;
@@ -80,34 +92,78 @@ async fn release(
     Ok(ReleaseFacts { manifest: parse_manifest(&record.manifest)?, digest: record.digest, quarantined })
 }
 
+/// Adds the other patches of a component: nodes may have them, whether they are yanked by now or not.
+async fn stacked(
+    store: &dyn Store,
+    component: &ComponentId,
+    patches: &mut Vec<ReleaseFacts>,
+) -> Result<(), Reason> {
+    let known = store.releases(Some(component), Some(Kind::Patch), &Page::ALL).await.map_err(internal)?;
+    for record in known.rows {
+        if patches.iter().all(|facts| facts.digest != record.digest) {
+            patches.push(facts(store, &record).await?);
+        }
+    }
+    Ok(())
+}
+
+/// The Java version of each node's JVM of the component, where a stack makes that matter.
+async fn java(store: &dyn Store, spec: &Spec) -> Result<BTreeMap<NodeId, u16>, Reason> {
+    let mut java = BTreeMap::new();
+    if spec.change.patches().is_empty() && !matches!(spec.change, Change::Stack(_)) {
+        return Ok(java);
+    }
+    let mut visit = |record: JvmsRecord| {
+        let ours = |jvm: &&Jvm| jvm.component.as_deref() == Some(spec.component.as_str());
+        if let Some(found) = record.jvms.iter().find(ours).and_then(|jvm| feature(&jvm.java_version)) {
+            java.insert(record.node, found);
+        }
+        true
+    };
+    store.each_jvms(None, &mut visit).await.map_err(internal)?;
+    Ok(java)
+}
+
+/// The Java version that class files are compiled for: 8 of `1.8.0_392`, 17 of `17.0.15`.
+fn feature(version: &str) -> Option<u16> {
+    let mut parts = version.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u16>);
+    match (parts.next()?.ok()?, parts.next()) {
+        (1, Some(Ok(minor))) => Some(minor),
+        (major, _) => Some(major),
+    }
+}
+
 /// Whether a rollout that was planned some time ago may still be started.
 ///
 /// # Errors
 /// `RELEASE_YANKED` or `RELEASE_QUARANTINED`.
 pub(super) async fn still_good(store: &dyn Store, spec: &Spec) -> Result<(), Reason> {
-    let Change::Install { version, allow_failed_digest, .. } = &spec.change else { return Ok(()) };
-    let release = release(store, &spec.component, version).await?;
-    let name = format!("{}@{version}", spec.component);
-    match release.quarantined.iter().next() {
-        Some((digest, count)) if !allow_failed_digest => Err(Reason::new(ReasonCode::ReleaseQuarantined)
-            .with("digest", digest.short())
-            .with("release", name)
-            .with("count", count)),
-        _ => Ok(()),
+    for version in spec.change.base().into_iter().chain(spec.change.patches()) {
+        let release = release(store, &spec.component, version).await?;
+        let name = format!("{}@{version}", spec.component);
+        if let Some((digest, count)) = release.quarantined.iter().next()
+            && !spec.change.allows_failed()
+        {
+            return Err(Reason::new(ReasonCode::ReleaseQuarantined)
+                .with("digest", digest.short())
+                .with("release", name)
+                .with("count", count));
+        }
     }
+    Ok(())
 }
 
-/// The nodes that a rollout changed, with the states they proved before it.
-async fn before(store: &dyn Store, rollout: &RolloutId) -> Result<BTreeMap<NodeId, Before>, Reason> {
-    if store.rollout(rollout).await.map_err(internal)?.is_none() {
-        return Err(Reason::new(ReasonCode::NotFound).with("what", "rollout").with("name", rollout));
-    }
+/// The nodes that a rollout changed, with the states they proved before it; and whether it patched running JVMs.
+async fn before(store: &dyn Store, rollout: &RolloutId) -> Result<(BTreeMap<NodeId, Before>, bool), Reason> {
+    let found = store.rollout(rollout).await.map_err(internal)?;
+    let record = found
+        .ok_or_else(|| Reason::new(ReasonCode::NotFound).with("what", "rollout").with("name", rollout))?;
     let succeeded = [UpgradeState::Ended(Outcome::Succeeded)];
     let rows = store.upgrades(rollout, &succeeded, &Page::ALL).await.map_err(internal)?.rows;
     let before = |row: upfleet_domain::rollout::NodeUpgrade| {
         (row.node, Before { now: row.current.unwrap_or(row.to), back: row.from })
     };
-    Ok(rows.into_iter().map(before).collect())
+    Ok((rows.into_iter().map(before).collect(), record.rollout.live))
 }
 
 /// The nodes that open rollouts of a component have.

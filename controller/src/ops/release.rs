@@ -4,7 +4,7 @@ use upfleet_domain::{
     digest::Digest,
     id::{ComponentId, Version},
     reason::{Reason, ReasonCode},
-    release::{ArtifactRef, parse_manifest},
+    release::{ArtifactRef, Kind, parse_manifest},
 };
 
 use super::{Once, Operations, audit, once};
@@ -36,7 +36,8 @@ impl Operations {
     /// Publishes a manifest as it is.
     ///
     /// # Errors
-    /// `MANIFEST_INVALID`, `ARTIFACT_MISSING`, `ALREADY_EXISTS`, `SEQUENCE_TAKEN`, or what the store says.
+    /// `MANIFEST_INVALID`, `ARTIFACT_MISSING`, `ALREADY_EXISTS`, `SEQUENCE_TAKEN`, `NUMBER_TAKEN`, or what the store
+    /// says.
     pub async fn create_release(
         &self,
         principal: &Principal,
@@ -68,6 +69,8 @@ impl Operations {
             manifest,
             signatures,
             kind: parsed.kind,
+            patch_number: parsed.patch.as_ref().map(|patch| patch.number),
+            fixes: parsed.patch.map_or(parsed.fixes, |patch| patch.fixes),
             notes: parsed.notes,
             artifacts: parsed.artifacts,
             created: now,
@@ -80,7 +83,9 @@ impl Operations {
         }
         let object = format!("releases/{}", record.name());
         let entry = audit(&principal.to_string(), "release.create", &object, now)
-            .after(serde_json::json!({ "sequence": record.sequence, "manifest": record.digest }))
+            .after(serde_json::json!({
+                "sequence": record.sequence, "manifest": record.digest, "kind": record.kind, "patch": record.patch_number,
+            }))
             .request(once);
         let mut changes = vec![Change::CreateRelease(record.clone()), entry.change()];
         // Somebody may delete one at this moment; without a source its bytes could then be had nowhere.
@@ -116,14 +121,21 @@ impl Operations {
 
     /// What the store would say to the release, for `validate_only`.
     async fn could_create(&self, record: &ReleaseRecord) -> Result<(), Reason> {
-        let known = self.store.releases(Some(&record.component), &Page::ALL).await.map_err(internal)?;
-        for other in known.rows {
+        let known = self.store.release_heads(Some(&record.component)).await.map_err(internal)?;
+        for other in known {
             if other.version == record.version {
                 return Err(Reason::new(ReasonCode::AlreadyExists)
                     .with("what", "release")
                     .with("name", record.name()));
             }
-            if other.sequence == record.sequence {
+            if let Some(number) = record.patch_number.filter(|number| other.patch_number == Some(*number)) {
+                return Err(Reason::new(ReasonCode::NumberTaken)
+                    .with("component", &record.component)
+                    .with("number", number)
+                    .with("release", other.name()));
+            }
+            let alike = (other.kind == Kind::Patch) == (record.kind == Kind::Patch);
+            if alike && other.sequence == record.sequence {
                 return Err(Reason::new(ReasonCode::SequenceTaken)
                     .with("component", &record.component)
                     .with("sequence", record.sequence)
@@ -153,16 +165,17 @@ impl Operations {
         Ok(ReleaseView { release, quarantined })
     }
 
-    /// Releases, by component and highest sequence first.
+    /// Releases, by component and highest sequence first; only of a kind where given.
     ///
     /// # Errors
     /// What the store says.
     pub async fn list_releases(
         &self,
         component: Option<&ComponentId>,
+        kind: Option<Kind>,
         page: &Page,
     ) -> Result<Rows<ReleaseView>, Reason> {
-        let found = self.store.releases(component, page).await.map_err(internal)?;
+        let found = self.store.releases(component, kind, page).await.map_err(internal)?;
         let mut rows = Vec::with_capacity(found.rows.len());
         for release in found.rows {
             rows.push(self.release_view(release).await?);

@@ -3,8 +3,9 @@
 use upfleet_api::{convert, v1};
 use upfleet_domain::{
     id::NodeId,
+    jvm::Jvm,
     order::{Generation, Target},
-    reason::Reason,
+    reason::{Reason, ReasonCode},
     report::{ComponentInventory, UpgradeReport},
 };
 use v1::{session_request::Message as In, session_response::Message as Out};
@@ -47,8 +48,7 @@ pub(super) async fn handle(
             commit(session, changes).await?;
             raise(session, orders).await
         }
-        // Shown once the store keeps them.
-        In::JvmInventory(_) => Ok(()),
+        In::JvmInventory(inventory) => jvms(session, inventory).await,
         In::CertificateRequest(request) => renew(session, &request).await,
         In::LogLines(lines) => {
             if let Some(over) = session.questions.answer(lines) {
@@ -57,6 +57,19 @@ pub(super) async fn handle(
             Ok(())
         }
     }
+}
+
+/// Records which JVMs run on the node.
+async fn jvms(session: &Session<'_>, wire: v1::JvmInventory) -> Result<(), Reason> {
+    if wire.jvms.len() > convert::jvm::MAX_JVMS {
+        return Err(Reason::new(ReasonCode::LimitExceeded)
+            .with("what", "the number of JVMs")
+            .with("limit", convert::jvm::MAX_JVMS));
+    }
+    let mut jvms: Vec<Jvm> = convert::within("jvm_inventory", convert::each(wire.jvms, "jvms"))?;
+    jvms.sort_by_key(|jvm| jvm.pid);
+    commit(session, vec![Change::PutJvms { node: session.node.clone(), jvms }]).await?;
+    Ok(())
 }
 
 /// Raises the alarm where the agent turned out to be ahead of the store.
@@ -148,7 +161,10 @@ fn ordered_by(
         return None;
     }
     let runs_it = match &desired.target {
-        Target::Install(release) => inventory.current.artifact() == Some(release.artifact),
+        Target::Install(release) => {
+            let stack = upfleet_domain::state::stack_digest(&desired.layers);
+            inventory.current.artifact() == Some(release.artifact) && inventory.current.stack() == stack
+        }
         Target::Restore(state) => inventory.current.same_content(state),
         Target::Stack(_) => {
             let wanted = upfleet_domain::state::stack_digest(&desired.layers);

@@ -181,7 +181,16 @@ impl Orders {
             }
             Target::Stack(_) | Target::Restore(_) | Target::Stay => None,
         };
-        Ok(Order { desired, manifest, layers: Vec::new(), hold: record.hold.clone() })
+        let mut layers = Vec::with_capacity(desired.layers.len());
+        for layer in &desired.layers {
+            let found = store.release_by_manifest(&layer.release.manifest).await.map_err(internal)?;
+            // One that was put on from a file was perhaps never published here; its node has the manifest.
+            layers.push(found.map_or_else(ManifestBytes::default, |release| ManifestBytes {
+                bytes: release.manifest,
+                signatures: release.signatures,
+            }));
+        }
+        Ok(Order { desired, manifest, layers, hold: record.hold.clone() })
     }
 
     fn nothing_new(&self, component: &ComponentId) -> DesiredState {

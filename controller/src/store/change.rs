@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use upfleet_domain::{
     digest::Digest,
     id::{ComponentId, NodeId, RolloutId, UpgradeId, Version},
+    jvm::Jvm,
     order::{DesiredState, Generation, HoldOrder},
     reason::Reason,
     release::Platform,
@@ -70,7 +71,7 @@ pub enum Change {
     CloseAllSessions,
     /// Nodes were heard. Gives no notice.
     SeeNodes(Vec<(NodeId, Time)>),
-    /// Replaces what one component of a node runs.
+    /// Replaces what one component of a node runs. Where it was changed on the node itself, that is a row of history.
     PutComponent {
         /// The node; it must exist.
         node: NodeId,
@@ -85,6 +86,13 @@ pub enum Change {
         node: NodeId,
         /// The components its configuration has.
         components: Vec<ComponentId>,
+    },
+    /// Replaces what is known of a node's JVMs. Gives no notice.
+    PutJvms {
+        /// The node; it must exist.
+        node: NodeId,
+        /// All of them.
+        jvms: Vec<Jvm>,
     },
     /// Sets what a component should run. Its generation must be higher than the stored one.
     PutDesired {
@@ -134,7 +142,8 @@ pub enum Change {
     DeleteArtifact(Digest),
     /// Writes nothing: an artifact's record must be there.
     NeedArtifact(Digest),
-    /// Publishes a release: neither its version nor its sequence may be taken.
+    /// Publishes a release: neither its version nor its sequence, nor its number as a patch, may be taken. Patches
+    /// have sequences of their own.
     CreateRelease(ReleaseRecord),
     /// Takes a release out of use. Does nothing where it is already.
     YankRelease {

@@ -50,6 +50,16 @@ pub enum Conflict {
         /// Who has it.
         version: Version,
     },
+    /// Another patch release of the component has the number.
+    #[error("`{component}` already has patch {number}")]
+    NumberTaken {
+        /// The component.
+        component: ComponentId,
+        /// The number.
+        number: u32,
+        /// Who has it.
+        version: Version,
+    },
     /// The same request id came with another method or body.
     #[error("request id `{request_id}` was used for another request")]
     RequestReused {
@@ -148,6 +158,10 @@ impl Conflict {
                 .with("component", component)
                 .with("sequence", sequence)
                 .with("version", version),
+            Self::NumberTaken { component, number, version } => Reason::new(ReasonCode::NumberTaken)
+                .with("component", component)
+                .with("number", number)
+                .with("release", format!("{component}@{version}")),
             Self::RequestReused { request_id } => {
                 Reason::new(ReasonCode::RequestIdReused).with("request_id", request_id)
             }

@@ -20,6 +20,8 @@ use tokio::sync::broadcast;
 use upfleet_domain::{
     digest::Digest,
     id::{ComponentId, NodeId, RolloutId, UpgradeId, Version},
+    jvm::Jvm,
+    release::Kind,
     rollout::{NodeUpgrade, Plan, State},
     upgrade::UpgradeState,
 };
@@ -66,6 +68,29 @@ pub trait Store: Send + Sync + 'static {
     async fn components(&self, node: &NodeId) -> Result<Vec<ComponentRecord>>;
     /// What one component runs on all nodes that have it, by node.
     async fn components_named(&self, component: &ComponentId) -> Result<Vec<ComponentRecord>>;
+    /// Hands over what each component of each node runs, or only one component, by node. None is kept in memory.
+    async fn each_component(
+        &self,
+        component: Option<&ComponentId>,
+        visit: &mut (dyn FnMut(ComponentRecord) + Send),
+    ) -> Result<()>;
+    /// How the nodes that have a component stand, in numbers; by component, and only where there is something to count.
+    async fn component_counts(&self) -> Result<Vec<ComponentCount>>;
+    /// The JVMs of one node.
+    async fn jvms(&self, node: &NodeId) -> Result<Vec<Jvm>>;
+    /// Hands over the JVMs of each node that comes after `after`, by node, until `visit` says that it has enough.
+    async fn each_jvms(
+        &self,
+        after: Option<&NodeId>,
+        visit: &mut (dyn FnMut(JvmsRecord) -> bool + Send),
+    ) -> Result<()>;
+    /// What became of a node's components, newest first; only of one component where given.
+    async fn history(
+        &self,
+        node: &NodeId,
+        component: Option<&ComponentId>,
+        page: &Page,
+    ) -> Result<Rows<HistoryRecord>>;
     /// What a node should run, by component.
     async fn desired(&self, node: &NodeId) -> Result<Vec<DesiredRecord>>;
     /// What one component should run on all nodes that were ever told, by node.
@@ -81,8 +106,15 @@ pub trait Store: Send + Sync + 'static {
     async fn release(&self, component: &ComponentId, version: &Version) -> Result<Option<ReleaseRecord>>;
     /// One release, by the SHA-256 of its manifest.
     async fn release_by_manifest(&self, manifest: &Digest) -> Result<Option<ReleaseRecord>>;
-    /// Releases, by component and highest sequence first.
-    async fn releases(&self, component: Option<&ComponentId>, page: &Page) -> Result<Rows<ReleaseRecord>>;
+    /// Releases, by component and highest sequence first; only of a kind where given.
+    async fn releases(
+        &self,
+        component: Option<&ComponentId>,
+        kind: Option<Kind>,
+        page: &Page,
+    ) -> Result<Rows<ReleaseRecord>>;
+    /// All releases without their manifests, only of a component where given.
+    async fn release_heads(&self, component: Option<&ComponentId>) -> Result<Vec<ReleaseRecord>>;
     /// A digest's quarantine, also a lifted one.
     async fn quarantine(&self, digest: &Digest) -> Result<Option<QuarantineRecord>>;
     /// Where a digest rolled back since its quarantine was last lifted.

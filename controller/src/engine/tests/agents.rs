@@ -112,6 +112,8 @@ fn release() -> Change {
         manifest: bytes,
         signatures: vec![],
         kind: Kind::Binary,
+        patch_number: None,
+        fixes: vec![],
         notes: String::new(),
         artifacts: manifest.artifacts,
         created: Time(1),

@@ -22,10 +22,10 @@ pub async fn releases_take_a_version_and_a_sequence(store: Arc<dyn Store>) {
     let taken = matches!(&error, StoreError::Conflict(Conflict::SequenceTaken { version, .. }) if version.as_str() == "1.2");
     assert!(taken, "{error}");
     let web = "web".parse().unwrap();
-    let first = store.releases(Some(&web), &Page::first(2)).await.unwrap();
+    let first = store.releases(Some(&web), None, &Page::first(2)).await.unwrap();
     let versions: Vec<&str> = first.rows.iter().map(|release| release.version.as_str()).collect();
     assert_eq!(versions, ["1.2", "1.1"]);
-    let rest = store.releases(None, &Page { after: first.next, limit: 2 }).await.unwrap();
+    let rest = store.releases(None, None, &Page { after: first.next, limit: 2 }).await.unwrap();
     assert_eq!(rest.rows, vec![release("1.0", 1)]);
     let change =
         Change::YankRelease { component: web.clone(), version: "1.0".parse().unwrap(), yank: yank() };

@@ -127,6 +127,8 @@ pub fn release(version: &str, sequence: u64) -> ReleaseRecord {
         manifest,
         signatures: vec![vec![1, 2]],
         kind: Kind::Binary,
+        patch_number: None,
+        fixes: vec![],
         notes: String::new(),
         artifacts: vec![ArtifactRef {
             platform: Platform { os: "linux".into(), arch: "amd64".into() },
@@ -216,6 +218,7 @@ pub fn rollout(id: &str, created: i64) -> RolloutRecord {
         last_message: String::new(),
         reverts: None,
         reverted_by: None,
+        live: false,
         restored: false,
     })
 }
@@ -246,6 +249,8 @@ pub fn upgrade(node: &str, position: usize, id: Option<&str>) -> NodeUpgrade {
         excused: false,
         presumed: false,
         allow_failed_digest: false,
+        proof: None,
+        reload: None,
     }
 }
 
@@ -256,6 +261,7 @@ pub fn create(id: &str, created: i64, upgrades: Vec<NodeUpgrade>) -> Change {
         warnings: vec![format!("of {id}")],
         max_unavailable: 1,
         release: None,
+        live: false,
         digest: Digest::of(b"plan"),
     };
     Change::CreateRollout { rollout: Box::new(rollout(id, created)), plan: Box::new(plan), upgrades }

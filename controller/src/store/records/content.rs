@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use upfleet_domain::{
     digest::{Digest, Md5Digest},
     id::{ComponentId, NodeId, RolloutId, Version},
+    patch::Fix,
     release::{ArtifactRef, Kind},
     time::Time,
 };
@@ -47,13 +48,19 @@ pub struct ReleaseRecord {
     pub sequence: u64,
     /// SHA-256 of `manifest`.
     pub digest: Digest,
-    /// The manifest's bytes, verbatim.
+    /// The manifest's bytes, verbatim; empty where only the rest was asked for.
     #[serde(skip)]
     pub manifest: Vec<u8>,
     /// Detached signatures over `manifest`.
     pub signatures: Vec<Vec<u8>>,
     /// How it takes effect.
     pub kind: Kind,
+    /// Of a patch: its number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub patch_number: Option<u32>,
+    /// The issues that it fixes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fixes: Vec<Fix>,
     /// Release notes.
     pub notes: String,
     /// The artifact of each platform.

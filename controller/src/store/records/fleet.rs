@@ -5,11 +5,14 @@ use std::{collections::BTreeMap, fmt};
 use serde::{Deserialize, Serialize};
 use upfleet_domain::{
     id::{ComponentId, NodeId, RolloutId},
+    jvm::Jvm,
     order::{DesiredState, Generation, HoldOrder},
     reason::Reason,
     release::Platform,
     report::ComponentInventory,
+    state::ComponentState,
     time::Time,
+    upgrade::UpgradeState,
 };
 
 /// Where a node is in its life.
@@ -118,6 +121,49 @@ impl ComponentRecord {
     pub fn component(&self) -> &ComponentId {
         &self.inventory.component
     }
+}
+
+/// The JVMs of one node, as its agent said last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JvmsRecord {
+    /// The node.
+    pub node: NodeId,
+    /// Its JVMs, by process id.
+    pub jvms: Vec<Jvm>,
+}
+
+/// One change of a component of a node that ended, also on the node itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HistoryRecord {
+    /// The component.
+    pub component: ComponentId,
+    /// When it ended.
+    pub time: Time,
+    /// What it ran before.
+    pub from: ComponentState,
+    /// What it was to run.
+    pub to: ComponentState,
+    /// How it ended.
+    pub state: UpgradeState,
+    /// Why.
+    pub reason: Reason,
+    /// The rollout; `None` for a change on the node itself.
+    pub rollout: Option<RolloutId>,
+    /// Who ordered it, or `local`.
+    pub actor: String,
+}
+
+/// How the nodes that have a component stand, in numbers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ComponentCount {
+    /// The component.
+    pub component: String,
+    /// Nodes where something else runs than was recorded.
+    pub drifted: u64,
+    /// Nodes where something deserves a look.
+    pub alarmed: u64,
+    /// Classes that run old code, over all nodes.
+    pub old_classes: u64,
 }
 
 /// An agent's refusal of a desired state.

@@ -6,7 +6,10 @@ mod identity;
 mod rollout;
 
 pub use content::{ArtifactRecord, DigestFailure, QuarantineRecord, ReleaseRecord, Yank};
-pub use fleet::{ComponentRecord, DesiredRecord, NodeRecord, NodeState, Refusal, SessionRecord};
+pub use fleet::{
+    ComponentCount, ComponentRecord, DesiredRecord, HistoryRecord, JvmsRecord, NodeRecord, NodeState,
+    Refusal, SessionRecord,
+};
 pub use identity::{AuditRecord, CertificateRecord, RequestRecord, Role, Subject, TokenRecord};
 pub use rollout::{EventKind, EventRecord, RolloutRecord};
 

@@ -61,6 +61,7 @@ impl Batch<'_> {
             Change::KeepComponents { node, components } => {
                 fleet::keep_components(self, node, &components).await
             }
+            Change::PutJvms { node, jvms } => fleet::put_jvms(self, node, jvms).await,
             Change::PutDesired { node, desired } => fleet::put_desired(self, node, desired).await,
             Change::PutHold { node, component, hold } => fleet::put_hold(self, node, component, hold).await,
             Change::Acknowledge { node, component, generation, hold_generation } => {

@@ -54,17 +54,19 @@ pub(super) async fn create_release(batch: &mut Batch<'_>, record: ReleaseRecord)
     if taken.is_some() {
         return Err(exists("release", &record.name()).into());
     }
-    let key = release_key(&record.component, record.sequence);
+    number_is_free(batch, &record).await?;
+    let key = release_key(&record);
     let select = sqlx::query_scalar::<_, String>("SELECT doc FROM release WHERE sort_key = $1").bind(&key);
     if let Some(doc) = select.fetch_optional(&mut *batch.conn).await? {
         let other: ReleaseRecord = from_doc("release", &key, &doc)?;
         let (component, sequence) = (record.component, record.sequence);
         return Err(Conflict::SequenceTaken { component, sequence, version: other.version }.into());
     }
-    let insert = "INSERT INTO release (digest, component, version, sort_key, manifest, doc) \
-                  VALUES ($1, $2, $3, $4, $5, $6)";
+    let insert = "INSERT INTO release (digest, component, version, sort_key, manifest, doc, kind, patch_number) \
+                  VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
     let insert = sqlx::query(insert).bind(record.digest.to_string()).bind(component).bind(version);
     let insert = insert.bind(key).bind(&record.manifest).bind(to_doc(&record));
+    let insert = insert.bind(record.kind.as_str()).bind(record.patch_number);
     insert.execute(&mut *batch.conn).await?;
     for artifact in &record.artifacts {
         let insert = "INSERT INTO release_artifact (artifact, release) VALUES ($1, $2) \
@@ -74,6 +76,17 @@ pub(super) async fn create_release(batch: &mut Batch<'_>, record: ReleaseRecord)
     }
     batch.tell(Notice::Content);
     Ok(())
+}
+
+/// A patch number is of one release, for ever.
+async fn number_is_free(batch: &mut Batch<'_>, record: &ReleaseRecord) -> Result<()> {
+    let Some(number) = record.patch_number else { return Ok(()) };
+    let select = "SELECT version FROM release WHERE component = $1 AND patch_number = $2";
+    let select = sqlx::query_scalar::<_, String>(select).bind(record.component.as_str()).bind(number);
+    let Some(version) = select.fetch_optional(&mut *batch.conn).await? else { return Ok(()) };
+    let version =
+        Version::new(&*version).map_err(|error| super::error::damaged("release", &version, error))?;
+    Err(Conflict::NumberTaken { component: record.component.clone(), number, version }.into())
 }
 
 pub(super) async fn yank(

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use upfleet_domain::{
     id::{ComponentId, NodeId, RolloutId},
+    jvm::{Jvm, Standing},
     order::{DesiredState, Generation, HoldOrder},
     release::Platform,
     report::ComponentInventory,
@@ -13,6 +14,7 @@ use upfleet_domain::{
 use super::{
     batch::{Batch, expect, missing, stale},
     error::{count, from_doc, int, to_doc},
+    history,
 };
 use crate::store::{
     ComponentRecord, DesiredRecord, Expected, NodeRecord, Notice, Result, SessionRecord, StoreError,
@@ -104,6 +106,7 @@ pub(super) async fn put_component(
         rollout: None,
         revision,
     };
+    let mut before = None;
     if let Some((found, doc)) = row {
         let stored: ComponentRecord = from_doc("component", component.as_str(), &doc)?;
         if stored.inventory == inventory && changed.is_none() {
@@ -115,17 +118,44 @@ pub(super) async fn put_component(
             record.changed_by = stored.changed_by;
             record.rollout = stored.rollout;
         }
+        before = Some(stored.inventory.current);
     }
     if let Some((actor, rollout)) = changed {
         record.changed_by = actor;
         record.rollout = rollout;
     }
-    let upsert = "INSERT INTO component (node, component, revision, doc) VALUES ($1, $2, $3, $4) \
-                  ON CONFLICT (node, component) DO UPDATE SET revision = excluded.revision, doc = excluded.doc";
-    let upsert = sqlx::query(upsert).bind(node.as_str()).bind(component.as_str()).bind(int(revision));
-    let written = upsert.bind(to_doc(&record)).execute(&mut *batch.conn).await;
-    written.map_err(|error| no_node(error, &node))?;
+    write_component(batch, &record, revision).await?;
+    history::changed_locally(batch, &node, before.as_ref(), &inventory).await?;
     batch.tell_node(node);
+    Ok(())
+}
+
+async fn write_component(batch: &mut Batch<'_>, record: &ComponentRecord, revision: u64) -> Result<()> {
+    let upsert = "INSERT INTO component (node, component, revision, doc, drifted, alarmed, old_classes) \
+                  VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (node, component) DO UPDATE SET \
+                  revision = excluded.revision, doc = excluded.doc, drifted = excluded.drifted, \
+                  alarmed = excluded.alarmed, old_classes = excluded.old_classes";
+    let inventory = &record.inventory;
+    let old = inventory.proof.as_ref().map_or(0, |proof| proof.count(Standing::Old));
+    let alarmed = !inventory.alarms.is_empty()
+        || inventory.proof.as_ref().is_some_and(|proof| !proof.alarms.is_empty());
+    let upsert = sqlx::query(upsert)
+        .bind(record.node.as_str())
+        .bind(inventory.component.as_str())
+        .bind(int(revision))
+        .bind(to_doc(record))
+        .bind(inventory.drift.is_some())
+        .bind(alarmed)
+        .bind(int(old as u64));
+    upsert.execute(&mut *batch.conn).await.map_err(|error| no_node(error, &record.node))?;
+    Ok(())
+}
+
+pub(super) async fn put_jvms(batch: &mut Batch<'_>, node: NodeId, jvms: Vec<Jvm>) -> Result<()> {
+    let upsert = "INSERT INTO jvm (node, doc) VALUES ($1, $2) \
+                  ON CONFLICT (node) DO UPDATE SET doc = excluded.doc";
+    let upsert = sqlx::query(upsert).bind(node.as_str()).bind(to_doc(&jvms));
+    upsert.execute(&mut *batch.conn).await.map_err(|error| no_node(error, &node))?;
     Ok(())
 }
 

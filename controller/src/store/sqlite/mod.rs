@@ -7,9 +7,11 @@ mod batch;
 mod content;
 mod error;
 mod fleet;
+mod history;
 mod identity;
 mod read;
 mod read_content;
+mod read_fleet;
 mod read_rollout;
 mod rollout;
 #[cfg(test)]

@@ -7,6 +7,8 @@ use tokio::sync::{broadcast, oneshot};
 use upfleet_domain::{
     digest::Digest,
     id::{ComponentId, NodeId, RolloutId, UpgradeId, Version},
+    jvm::Jvm,
+    release::Kind,
     rollout::{NodeUpgrade, Plan, State},
     time::Time,
     upgrade::UpgradeState,
@@ -212,6 +214,40 @@ impl Store for SqliteStore {
         self.read_components(select, component.as_str()).await
     }
 
+    async fn each_component(
+        &self,
+        component: Option<&ComponentId>,
+        visit: &mut (dyn FnMut(ComponentRecord) + Send),
+    ) -> Result<()> {
+        self.visit_components(component, visit).await
+    }
+
+    async fn component_counts(&self) -> Result<Vec<ComponentCount>> {
+        self.read_component_counts().await
+    }
+
+    async fn jvms(&self, node: &NodeId) -> Result<Vec<Jvm>> {
+        let jvms = self.one("JVMs of", "SELECT doc FROM jvm WHERE node = $1", node.as_str()).await?;
+        Ok(jvms.unwrap_or_default())
+    }
+
+    async fn each_jvms(
+        &self,
+        after: Option<&NodeId>,
+        visit: &mut (dyn FnMut(JvmsRecord) -> bool + Send),
+    ) -> Result<()> {
+        self.visit_jvms(after, visit).await
+    }
+
+    async fn history(
+        &self,
+        node: &NodeId,
+        component: Option<&ComponentId>,
+        page: &Page,
+    ) -> Result<Rows<HistoryRecord>> {
+        self.read_history(node, component, page).await
+    }
+
     async fn desired(&self, node: &NodeId) -> Result<Vec<DesiredRecord>> {
         let select = "SELECT doc FROM desired WHERE node = $1 ORDER BY component";
         self.read_desired(select, node.as_str()).await
@@ -243,8 +279,17 @@ impl Store for SqliteStore {
         self.read_release_by_manifest(manifest).await
     }
 
-    async fn releases(&self, component: Option<&ComponentId>, page: &Page) -> Result<Rows<ReleaseRecord>> {
-        self.read_releases(component, page).await
+    async fn releases(
+        &self,
+        component: Option<&ComponentId>,
+        kind: Option<Kind>,
+        page: &Page,
+    ) -> Result<Rows<ReleaseRecord>> {
+        self.read_releases(component, kind, page).await
+    }
+
+    async fn release_heads(&self, component: Option<&ComponentId>) -> Result<Vec<ReleaseRecord>> {
+        self.read_heads(component).await
     }
 
     async fn quarantine(&self, digest: &Digest) -> Result<Option<QuarantineRecord>> {

@@ -4,6 +4,7 @@ use sqlx::{Executor, Sqlite};
 use upfleet_domain::{
     digest::Digest,
     id::{ComponentId, Version},
+    release::Kind,
 };
 
 use super::{
@@ -13,9 +14,11 @@ use super::{
 };
 use crate::store::{ArtifactRecord, DigestFailure, Page, ReleaseRecord, Result, Rows};
 
-/// Releases are listed by component, highest sequence first. A blank sorts before all that a name may hold.
-pub(super) fn release_key(component: &ComponentId, sequence: u64) -> String {
-    format!("{component} {:020}", u64::MAX - sequence)
+/// Releases are listed by component, highest sequence first. A blank sorts before all that a name may hold. What a
+/// patch's sequence orders is patches, so that the same one of a base is no clash.
+pub(super) fn release_key(record: &ReleaseRecord) -> String {
+    let suffix = if record.kind == Kind::Patch { " patch" } else { "" };
+    format!("{} {:020}{suffix}", record.component, u64::MAX - record.sequence)
 }
 
 /// The releases that name an artifact.
@@ -61,16 +64,25 @@ impl SqliteStore {
     pub(super) async fn read_releases(
         &self,
         component: Option<&ComponentId>,
+        kind: Option<Kind>,
         page: &Page,
     ) -> Result<Rows<ReleaseRecord>> {
         let select = "SELECT sort_key, manifest, doc FROM release WHERE ($1 IS NULL OR component = $1) \
-                      AND sort_key > $2 ORDER BY sort_key LIMIT $3";
+                      AND ($4 IS NULL OR kind = $4) AND sort_key > $2 ORDER BY sort_key LIMIT $3";
         let after = page.after.as_deref().unwrap_or_default();
         let rows = sqlx::query_as(select).bind(component.map(|component| component.as_str())).bind(after);
         let rows: Vec<(String, Vec<u8>, String)> =
-            rows.bind(fetch_limit(page)).fetch_all(&self.readers).await?;
+            rows.bind(fetch_limit(page)).bind(kind.map(Kind::as_str)).fetch_all(&self.readers).await?;
         let keyed = |row: (String, Vec<u8>, String)| Ok((row.0.clone(), release(row)?));
         Ok(cut(rows.into_iter().map(keyed).collect::<Result<_>>()?, page))
+    }
+
+    pub(super) async fn read_heads(&self, component: Option<&ComponentId>) -> Result<Vec<ReleaseRecord>> {
+        let select = "SELECT doc FROM release WHERE ($1 IS NULL OR component = $1) ORDER BY sort_key";
+        let docs =
+            sqlx::query_scalar::<_, String>(select).bind(component.map(|component| component.as_str()));
+        let docs = docs.fetch_all(&self.readers).await?;
+        docs.iter().map(|doc| from_doc("release", "in a list", doc)).collect()
     }
 
     pub(super) async fn read_failures(&self, digest: &Digest) -> Result<Vec<DigestFailure>> {

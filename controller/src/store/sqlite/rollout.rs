@@ -14,6 +14,7 @@ use super::{
     batch::{Batch, exists, expect, missing},
     error::{count, from_doc, int, to_doc},
     fleet::{read_desired, write_desired},
+    history,
     read::newest_first,
     read_rollout::upgrade_key,
 };
@@ -128,6 +129,7 @@ async fn save(
 ) -> Result<()> {
     upgrade.revision = batch.revise(rollout).await?;
     let doc = write_upgrade(batch, rollout, &upgrade).await?;
+    history::upgrade_ended(batch, rollout, &upgrade).await?;
     let node = Some(upgrade.node.as_str());
     let event = Event { rollout, revision: upgrade.revision, time, node, previous };
     append(batch, event, doc).await

@@ -122,7 +122,8 @@ impl<'f> Stacks<'f> {
         to: &ToBase<'_>,
     ) -> Result<Changed, No> {
         if to.named.is_none() {
-            let same = matches!(&current.base, Base::Release(release) if release.artifact == to.release.artifact);
+            let same =
+                matches!(&current.base, Base::Release(release) if release.artifact == to.release.artifact);
             if same || current.layers.is_empty() {
                 return Ok(Changed { layers: current.layers.clone(), notes: Vec::new() });
             }
