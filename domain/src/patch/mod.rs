@@ -2,7 +2,11 @@
 //!
 //! Pure: class files and jars come in as bytes and names that others have read.
 
+pub mod classfile;
+#[cfg(test)]
+mod fixtures;
 pub mod judge;
+pub mod live;
 mod names;
 mod spec;
 pub mod stack;
