@@ -3,13 +3,17 @@
 //! Pure: class files and jars come in as bytes and names that others have read.
 
 pub mod classfile;
+pub mod finding;
 #[cfg(test)]
 mod fixtures;
+mod jar;
 pub mod judge;
 pub mod live;
+pub mod make;
 mod names;
 mod spec;
 pub mod stack;
 
+pub use jar::*;
 pub use names::*;
 pub use spec::*;
