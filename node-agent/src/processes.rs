@@ -6,6 +6,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
     os::unix::fs::MetadataExt,
+    time::Duration,
 };
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -36,6 +37,14 @@ impl Identity {
     pub fn is_running(&self) -> bool {
         boot_id().is_ok_and(|boot_id| boot_id == self.boot_id)
             && stat(self.pid).is_ok_and(|stat| stat.start_time == self.start_time && stat.is_running())
+    }
+
+    /// How long ago it was started; `None` where `/proc` can't be read.
+    #[must_use]
+    pub fn age(&self) -> Option<Duration> {
+        let uptime: f64 = fs::read_to_string("/proc/uptime").ok()?.split_whitespace().next()?.parse().ok()?;
+        let started = Duration::from_millis(millis(self.start_time));
+        Some(Duration::try_from_secs_f64(uptime).ok()?.saturating_sub(started))
     }
 
     /// Sends `signal` to exactly this process; `false` where it is gone.
@@ -81,6 +90,12 @@ impl Stat {
     pub fn is_running(&self) -> bool {
         !matches!(self.state, 'Z' | 'X' | 'x')
     }
+}
+
+/// Clock ticks as milliseconds.
+#[must_use]
+pub fn millis(ticks: u64) -> u64 {
+    ticks.saturating_mul(1000) / rustix::param::clock_ticks_per_second().max(1)
 }
 
 /// A pid as rustix wants it.
@@ -201,6 +216,7 @@ mod tests {
     fn another_process_with_the_same_pid_is_another_process() {
         let own = Identity::of(std::process::id()).unwrap();
         assert!(own.is_running());
+        assert!(own.age().unwrap() < Duration::from_secs(3600));
         for other in [
             Identity { start_time: own.start_time + 1, ..own.clone() },
             Identity { boot_id: "earlier".into(), ..own.clone() },

@@ -20,6 +20,7 @@ pub use failure::Failure;
 pub use wire::Reply;
 
 use super::{
+    discover::Seen,
     helper::{self, Subject, Task},
     process::{self, Mapped},
 };
@@ -83,24 +84,21 @@ impl Target {
     }
 
     fn find(pid: u32) -> Result<Self, Failure> {
-        let identity = Identity::of(pid).map_err(|_| Failure::Gone)?;
-        let status = process::status(pid).map_err(|_| Failure::Gone)?;
-        let options = super::options::of(pid);
-        let obstacle = match process::mapped(pid) {
+        let program = helper::own_program();
+        let mapped = process::mapped(pid);
+        let Some(seen) = Seen::new(pid, mapped.clone(), &program) else { return Err(Failure::Gone) };
+        let obstacle = match mapped {
             Some(Mapped::OpenJ9(_)) => Some(Failure::OpenJ9),
-            Some(Mapped::HotSpot(_)) => options.disabled.map(Failure::Disabled),
-            None if process::is_launcher(pid) => options.disabled.map(Failure::Disabled),
-            None if identity.is_running() => return Err(Failure::NotAJvm),
-            None => return Err(Failure::Gone),
+            None if !process::is_launcher(pid) && seen.subject.identity.is_running() => {
+                return Err(Failure::NotAJvm);
+            }
+            _ => seen.started.forbids_attaching().map(Failure::Disabled),
         };
         // After all that was read by the pid: it was all of one process.
-        if !identity.is_running() {
+        if !seen.subject.identity.is_running() {
             return Err(Failure::Gone);
         }
-        let no_signals = options.no_signals;
-        let subject =
-            Subject { identity, uid: status.uid, gid: status.gid, inner_pid: status.inner_pid, no_signals };
-        Ok(Self { subject, obstacle, program: helper::own_program() })
+        Ok(Self { subject: seen.subject, obstacle, program })
     }
 
     /// Sends `words`, a command and its arguments; the answer may say that it failed.

@@ -4,12 +4,14 @@
 //! in a child with the JVM's own user, and opens nothing below another mount namespace through a link.
 
 pub mod attach;
+pub mod discover;
 pub mod helper;
 pub mod namespace;
-mod options;
 pub mod process;
 pub mod request;
+pub mod started;
 pub mod workspace;
 
 pub use attach::{Reply, Target};
+pub use discover::inventory;
 pub use workspace::{Source, Workspace};

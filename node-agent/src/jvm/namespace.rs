@@ -88,10 +88,10 @@ pub fn open_in(dir: BorrowedFd<'_>, name: &str, flags: OFlags, mode: Mode) -> io
     Ok(openat2(dir, name, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, mode, resolve)?)
 }
 
-/// What `name` in `dir` is, without opening it.
+/// What `name` in `dir` is, without opening it; a symbolic link is itself.
 ///
 /// # Errors
-/// Those of the system; `ELOOP` for a symbolic link.
+/// Those of the system.
 pub fn look(dir: BorrowedFd<'_>, name: &str) -> io::Result<(OwnedFd, Stat)> {
     let found = open_in(dir, name, OFlags::PATH, Mode::empty())?;
     let stat = fstat(&found)?;

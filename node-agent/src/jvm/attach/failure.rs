@@ -31,7 +31,7 @@ pub enum Failure {
         seconds: u64,
     },
     /// It was asked to listen and does not.
-    #[error("it was asked to listen and does not after {seconds} s; its log holds a thread dump")]
+    #[error("it was asked to listen and does not after {seconds} s; its log may hold a thread dump")]
     Silent {
         /// How long it was waited for.
         seconds: u64,

@@ -14,7 +14,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, FileType, Mode, OFlags, unlinkat},
+    fs::{Access, AtFlags, FileType, Mode, OFlags, accessat, unlinkat},
     io::Errno,
     net::{
         AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with,
@@ -75,7 +75,10 @@ fn wait_until_ready(prepared: &Prepared, subject: &Subject, deadline: Deadline) 
                 return Ok(false);
             }
             Some(Mapped::HotSpot(_)) => {
-                if let Some(option) = &subject.no_signals {
+                // Such a JVM makes its socket while it starts, or never again.
+                if let Some(option) = &subject.no_signals
+                    && !is_young(subject)
+                {
                     return Err(Failure::NoSignals(option.clone()));
                 }
             }
@@ -86,6 +89,11 @@ fn wait_until_ready(prepared: &Prepared, subject: &Subject, deadline: Deadline) 
             return Err(Failure::NotReady { seconds: deadline.seconds() });
         }
     }
+}
+
+/// Whether a JVM may still be starting.
+pub fn is_young(subject: &Subject) -> bool {
+    subject.identity.age().is_none_or(|age| age < STARTING)
 }
 
 /// Sends `words`, a command and its arguments, and answers the JVM's bytes.
@@ -157,22 +165,37 @@ fn listen(prepared: &Prepared, subject: &Subject, deadline: Deadline) -> Result<
         let option = subject.no_signals.clone().unwrap_or_else(|| "-Xrs".to_owned());
         return Err(Failure::NoSignals(option));
     }
+    // Where it can't make its socket, the signal would only make it write a thread dump.
+    accessat(&prepared.tmp, ".", Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS)
+        .map_err(|error| Failure::Files(format!("it can't make its socket in its {TMP}: {error}")))?;
     let _trigger = Trigger::place(prepared, subject)?;
-    if !subject.identity.signal(Signal::QUIT) {
-        still(subject)?;
-        return Err(Failure::Privileges("it may not be signalled".into()));
-    }
     let deadline = deadline.or_after(LISTENING);
-    let mut pause = FIRST_PAUSE;
+    let (mut pause, mut again) = (FIRST_PAUSE, Duration::from_secs(1));
+    let mut patience = knock(subject, deadline, again)?;
     loop {
         if let Some(stream) = try_connect(prepared, subject, deadline)? {
             return Ok(stream);
         }
         still(subject)?;
+        if patience.passed() && !deadline.passed() {
+            // One that has just started removes what others left under its number, and that may have been its own
+            // socket, made a moment before; with the trigger still there it makes another one.
+            again *= 2;
+            patience = knock(subject, deadline, again)?;
+        }
         if !deadline.sleep(&mut pause) {
             return Err(Failure::Silent { seconds: deadline.seconds() });
         }
     }
+}
+
+/// Sends the signal, and answers until when to wait before it is sent again.
+fn knock(subject: &Subject, deadline: Deadline, patience: Duration) -> Result<Deadline, Failure> {
+    if !subject.identity.signal(Signal::QUIT) {
+        still(subject)?;
+        return Err(Failure::Privileges("it may not be signalled".into()));
+    }
+    Ok(deadline.or_after(patience))
 }
 
 /// A connection, or `None` where nobody listens. A socket that nobody listens at is removed: it is what a process
@@ -186,11 +209,11 @@ fn try_connect(
     let files = |problem: &str| Failure::Files(format!("{TMP}/{name} {problem}"));
     let (found, stat) = match look(prepared.tmp.as_fd(), &name) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => {
-            return Err(files("is a symbolic link"));
-        }
         looked => looked.map_err(|error| files(&format!("can't be looked at: {error}")))?,
     };
+    if kind(&stat) == FileType::Symlink {
+        return Err(files("is a symbolic link"));
+    }
     if kind(&stat) != FileType::Socket || stat.st_uid != subject.uid {
         return Err(files("is not a socket of the JVM's user"));
     }

@@ -1,0 +1,8 @@
+//! Tests with real JVMs, of every JDK that is installed or named by `UPFLEET_JDKS` (directories, with `:` between).
+
+#![expect(clippy::unwrap_used, reason = "a test says by panicking what went wrong")]
+
+mod attach;
+mod discover;
+mod namespaces;
+mod support;
