@@ -5,8 +5,10 @@ use std::{
     path::{Component as Part, Path},
 };
 
+use upfleet_domain::release::Kind;
+
 use super::{
-    ComponentConfig, Config, JavaAgents, MechanismChoice, ProbeConfig, ProbeKind, RunMode,
+    ComponentConfig, Config, JavaAgents, MechanismChoice, ProbeConfig, ProbeKind, ReloadConfig, RunMode,
     load::{Problem, Sourced},
 };
 
@@ -78,6 +80,10 @@ fn check_component(config: &Config, component: &ComponentConfig, found: &mut Fou
         add(found, "keep", format!("{} is not between 1 and 100", component.keep));
     }
     check_run(component, found);
+    check_files(component, found);
+    if let Some(text) = component.reload.as_ref().and_then(|reload| reload_problem(component, reload)) {
+        add(found, "reload", text);
+    }
     for (index, probe) in component.probes.iter().enumerate() {
         let key = format!("probe {} ({})", index + 1, probe.kind.name());
         if let Some(text) = probe_problem(component, probe) {
@@ -140,7 +146,7 @@ fn check_run(component: &ComponentConfig, found: &mut Found) {
         return;
     }
     if let Some(program) = run.command.first() {
-        if program != "{path}" && !program.starts_with('/') {
+        if !is_absolute(program) {
             let text = format!("`{program}` is not an absolute path; nothing is looked up in PATH");
             add(found, "run.command", text);
         }
@@ -162,6 +168,51 @@ fn check_run(component: &ComponentConfig, found: &mut Found) {
     }
     if run.log_size < 64 * 1024 {
         add(found, "run.log_size", "is less than 64KiB");
+    }
+}
+
+/// Whether a program is named by its place: `{path}` is one.
+fn is_absolute(program: &str) -> bool {
+    program.starts_with('/') || program == "{path}" || program.starts_with("{path}/")
+}
+
+fn check_files(component: &ComponentConfig, found: &mut Found) {
+    let directory = component.kind == Kind::Files;
+    if component.files.is_some() && !directory {
+        add(
+            found,
+            "files",
+            "has no effect on a component of another kind; set kind = \"files\" or remove it",
+        );
+    }
+    let program = component.run.command.first().map(String::as_str);
+    if directory && component.run.mode == RunMode::Supervised && matches!(program, None | Some("{path}")) {
+        let text = "names no program, as the component is a directory; write it like [\"{path}/bin/server\"]";
+        add(found, "run.command", text);
+    }
+}
+
+fn reload_problem(component: &ComponentConfig, reload: &ReloadConfig) -> Option<String> {
+    match reload {
+        ReloadConfig::Signal { pid_file: None, .. } if component.run.mode == RunMode::None => Some(
+            "there is no process to signal; set `pid_file`, or run.mode = \"supervised\", or use another type"
+                .to_owned(),
+        ),
+        ReloadConfig::Signal { pid_file, .. } => pid_file.as_deref().and_then(path_problem),
+        ReloadConfig::Exec { timeout, .. } | ReloadConfig::Http { timeout, .. } if timeout.is_zero() => {
+            Some("`timeout` has to be more than zero".to_owned())
+        }
+        ReloadConfig::Exec { command, .. } => match command.first() {
+            Some(program) if is_absolute(program) => None,
+            Some(program) => {
+                Some(format!("`{program}` is not an absolute path; nothing is looked up in PATH"))
+            }
+            None => Some("`command` is empty".to_owned()),
+        },
+        ReloadConfig::Http { method, .. } if method.parse::<http::Method>().is_err() => {
+            Some(format!("`{method}` is not an HTTP method; write it like \"POST\""))
+        }
+        ReloadConfig::Http { url, .. } => url_problem(url),
     }
 }
 
@@ -205,7 +256,7 @@ fn probe_problem(component: &ComponentConfig, probe: &ProbeConfig) -> Option<Str
         ),
         ProbeKind::Process => None,
         ProbeKind::Exec { command } => match command.first() {
-            Some(program) if program == "{path}" || program.starts_with('/') => None,
+            Some(program) if is_absolute(program) => None,
             Some(program) => {
                 Some(format!("`{program}` is not an absolute path; nothing is looked up in PATH"))
             }

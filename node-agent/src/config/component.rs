@@ -10,6 +10,7 @@ use upfleet_domain::{id::ComponentId, release::Kind};
 
 use super::{
     jvm::JvmConfig,
+    files::{FilesConfig, ReloadConfig},
     probe::ProbeConfig,
     units::{size, span},
 };
@@ -20,7 +21,7 @@ use super::{
 pub struct ComponentConfig {
     /// The name releases use.
     pub name: ComponentId,
-    /// The file it owns. Absolute.
+    /// The file it owns, or the directory where `kind` is `files`. Absolute.
     pub path: PathBuf,
     /// The kind of release it takes.
     #[serde(default = "binary")]
@@ -43,6 +44,12 @@ pub struct ComponentConfig {
     /// Group of a first install, by name or number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
+    /// How its directory is switched; only where `kind` is `files`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files: Option<FilesConfig>,
+    /// How those who use its files are told that they have changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reload: Option<ReloadConfig>,
     /// How it is run.
     #[serde(default)]
     pub run: RunConfig,

@@ -7,6 +7,7 @@
 mod check;
 mod component;
 mod jvm;
+mod files;
 mod load;
 mod probe;
 mod units;
@@ -21,6 +22,7 @@ pub use component::{
     TimeoutsConfig,
 };
 pub use jvm::{Caches, JavaAgents, JvmConfig, MechanismChoice};
+pub use files::{FilesConfig, ReloadConfig, ReloadSignal, SwapMode};
 pub use load::{ConfigError, Problem, check_config};
 pub use probe::{ProbeConfig, ProbeKind, StatusRange};
 

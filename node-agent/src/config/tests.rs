@@ -195,3 +195,64 @@ fn the_documented_example_is_valid() {
     let dir = dir(&[(MAIN_FILE, example)]);
     assert_eq!(check_config(dir.path()), []);
 }
+
+const FILES: &str = r#"
+[[component]]
+name = "site"
+path = "/srv/site"
+kind = "files"
+mode = "0750"
+[component.files]
+swap = "exchange"
+[component.reload]
+type = "signal"
+signal = "SIGUSR2"
+pid_file = "/run/php-fpm.pid"
+[[component]]
+name = "plugins"
+path = "/srv/plugins"
+kind = "files"
+[component.reload]
+type = "http"
+url = "http://127.0.0.1:8080/-/reload"
+body_contains = "ok"
+"#;
+
+#[test]
+fn directories_and_reloads_are_read() {
+    let dir = dir(&[(MAIN_FILE, FILES)]);
+    let config = Config::load(dir.path()).unwrap();
+    let site = config.component(&"site".parse().unwrap()).unwrap();
+    assert_eq!(site.files.unwrap().swap, SwapMode::Exchange);
+    let Some(ReloadConfig::Signal { signal, .. }) = &site.reload else { panic!("{:?}", site.reload) };
+    assert_eq!(*signal, ReloadSignal::Usr2);
+    let plugins = config.component(&"plugins".parse().unwrap()).unwrap();
+    assert_eq!(plugins.files.unwrap_or_default().swap, SwapMode::Link);
+    let Some(ReloadConfig::Http { method, .. }) = &plugins.reload else { panic!("{:?}", plugins.reload) };
+    assert_eq!(method, "POST");
+    for component in &config.components {
+        let text = toml::to_string(component).unwrap();
+        assert_eq!(toml::from_str::<ComponentConfig>(&text).unwrap(), *component, "{text}");
+    }
+}
+
+#[test]
+fn reloads_and_directories_that_cannot_be_are_refused() {
+    for (lines, said) in [
+        ("[component.files]", "set kind"),
+        ("[component.reload]\ntype = \"signal\"", "there is no process to signal"),
+        ("[component.reload]\ntype = \"signal\"\npid_file = \"x\"", "relative"),
+        ("[component.reload]\ntype = \"exec\"\ncommand = [\"nginx\"]", "not an absolute path"),
+        ("[component.reload]\ntype = \"exec\"\ncommand = []", "`command` is empty"),
+        ("[component.reload]\ntype = \"http\"\nurl = \"https://x/\"", "is not usable"),
+        ("[component.reload]\ntype = \"http\"\nurl = \"http://x/\"\nmethod = \"A B\"", "not an HTTP method"),
+        ("[component.reload]\ntype = \"exec\"\ncommand = [\"/x\"]\ntimeout = \"0s\"", "more than zero"),
+        ("[component.reload]\ntype = \"signal\"\nsignal = \"SIGKILL\"", "unknown variant"),
+        ("kind = \"files\"\n[component.run]\nmode = \"supervised\"", "names no program"),
+    ] {
+        let text = format!("[[component]]\nname = \"a\"\npath = \"/opt/a\"\n{lines}");
+        let dir = dir(&[(MAIN_FILE, &text)]);
+        let error = Config::load(dir.path()).unwrap_err().to_string();
+        assert!(error.contains(said), "{lines}: {error}");
+    }
+}
