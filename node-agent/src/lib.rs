@@ -18,6 +18,7 @@ pub mod local;
 pub mod platform;
 pub mod probe;
 pub mod processes;
+pub mod reload;
 pub mod run;
 pub mod shim;
 pub mod supervise;

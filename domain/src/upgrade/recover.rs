@@ -21,6 +21,8 @@ pub struct Found {
     pub layers: Vec<Layer>,
     /// The versions that lie on the node, by name; they are hashed again before they are used.
     pub kept: Vec<Digest>,
+    /// What differs in an installed directory from the version that was put there, each path with what became of it.
+    pub changes: Vec<String>,
     /// What runs.
     pub process: Process,
     /// What the probes say, where they were asked and there are any.

@@ -16,7 +16,14 @@ use upfleet_domain::{
 };
 
 use super::{Outgoing, manifests::Manifests, world::World};
-use crate::{crash, download::Progress, exec::Executor};
+use crate::{
+    crash,
+    download::Progress,
+    exec::{Executor, Lying},
+};
+
+/// How many changed files are named at most.
+const MAX_CHANGES: usize = 100;
 
 /// What steps are performed with.
 pub(super) struct Tools<W> {
@@ -59,9 +66,13 @@ impl<W: World> Tools<W> {
             StepKind::Start { digest, .. } => self.world.start(*digest).await.map(Answer::Started),
             StepKind::Probe { index } => Ok(Answer::Probed(self.probe(*index).await)),
             StepKind::Inspect { probe } => self.inspect(*probe, gate).await,
-            StepKind::Verify { .. }
-            | StepKind::Stage { .. }
-            | StepKind::VerifyKept { .. }
+            StepKind::Reload => Ok(Answer::Reloaded(self.world.reload().await?)),
+            StepKind::Verify { manifest, .. } | StepKind::Stage { manifest, .. } => {
+                let (kind, release) = (kind.clone(), self.manifests.load(manifest)?);
+                let work = move |executor: &Executor| executor.perform(&kind, Some(release.manifest()));
+                Ok(self.on_files(gate, work).await?)
+            }
+            StepKind::VerifyKept { .. }
             | StepKind::Backup { .. }
             | StepKind::Swap { .. }
             | StepKind::SwapBack { .. }
@@ -70,10 +81,9 @@ impl<W: World> Tools<W> {
             | StepKind::SwitchStackBack { .. }
             | StepKind::PatchLive { .. }
             | StepKind::Prove { .. }
-            | StepKind::Reload
             | StepKind::Prune { .. } => {
                 let kind = kind.clone();
-                Ok(self.on_files(gate, move |executor| executor.perform(&kind)).await?)
+                Ok(self.on_files(gate, move |executor| executor.perform(&kind, None)).await?)
             }
         }
     }
@@ -116,7 +126,7 @@ impl<W: World> Tools<W> {
             forbidden: looked.forbidden,
             layers: Vec::new(),
             stack: Ok(()),
-            changes: Vec::new(),
+            changes: looked.changes.list(MAX_CHANGES),
             baseline,
         }))
     }
@@ -182,9 +192,10 @@ impl<W: World> Tools<W> {
     }
 
     async fn inspect(&self, probe: bool, gate: OwnedMutexGuard<()>) -> Result<Answer, Failure> {
-        let (installed, kept) = self.on_files(gate, Executor::inspect).await?;
+        let Lying { installed, kept, changes } = self.on_files(gate, Executor::inspect).await?;
         let process = self.world.process().await;
         let health = if probe { self.health().await } else { None };
-        Ok(Answer::Inspected(Found { installed, layers: Vec::new(), kept, process, health }))
+        let changes = changes.list(MAX_CHANGES);
+        Ok(Answer::Inspected(Found { installed, layers: Vec::new(), kept, changes, process, health }))
     }
 }

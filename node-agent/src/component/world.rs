@@ -17,6 +17,7 @@ use crate::{
     config::{ComponentConfig, ProbeConfig},
     download::{FetchRequest, Fetcher, Progress},
     probe::{self, ProbeContext},
+    reload::{self, ReloadContext},
     supervise::{Launch, ProcessStateInfo, Supervisor},
 };
 
@@ -43,6 +44,8 @@ pub trait World: Send + Sync + 'static {
     fn stop(&self) -> impl Future<Output = Result<(), Failure>> + Send;
     /// What runs.
     fn process(&self) -> impl Future<Output = Process> + Send;
+    /// Tells whoever uses the component's files that they have changed, and says what was answered.
+    fn reload(&self) -> impl Future<Output = Result<String, Failure>> + Send;
     /// Runs a probe once.
     fn probe(&self, index: usize) -> impl Future<Output = Result<(), String>> + Send;
     /// What the process left behind.
@@ -66,6 +69,14 @@ impl Node {
     pub fn new(state_dir: &Path, config: &ComponentConfig, fetcher: Fetcher) -> Self {
         let supervisor = Supervisor::new(state_dir, config);
         Self { config: config.clone(), probes: super::policy::probes(config), supervisor, fetcher }
+    }
+
+    /// The pid of the process, or why there is none.
+    async fn up(&self) -> Result<u32, String> {
+        match self.supervisor.process().await {
+            Ok(state) => state.up(),
+            Err(fault) => Err(fault.to_string()),
+        }
     }
 
     async fn failure(&self, reason: Reason) -> Failure {
@@ -110,12 +121,18 @@ impl World for Node {
         }
     }
 
+    async fn reload(&self) -> Result<String, Failure> {
+        let Some(reload) = &self.config.reload else { return Ok("nothing is to be told".to_owned()) };
+        let context = ReloadContext { path: self.config.path.clone(), process: self.up().await };
+        match reload::run(reload, &context).await {
+            Ok(answer) => Ok(answer),
+            Err(reason) => Err(self.failure(reason).await),
+        }
+    }
+
     async fn probe(&self, index: usize) -> Result<(), String> {
         let Some(config) = self.probes.get(index) else { return Ok(()) };
-        let process = match self.supervisor.process().await {
-            Ok(state) => state.up(),
-            Err(fault) => Err(fault.to_string()),
-        };
+        let process = self.up().await;
         let context = ProbeContext { path: self.config.path.clone(), process };
         probe::run(config, &context).await.map_err(|failure| failure.text)
     }

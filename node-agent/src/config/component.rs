@@ -9,8 +9,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use upfleet_domain::{id::ComponentId, release::Kind};
 
 use super::{
-    jvm::JvmConfig,
     files::{FilesConfig, ReloadConfig},
+    jvm::JvmConfig,
     probe::ProbeConfig,
     units::{size, span},
 };

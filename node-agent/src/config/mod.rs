@@ -6,8 +6,8 @@
 
 mod check;
 mod component;
-mod jvm;
 mod files;
+mod jvm;
 mod load;
 mod probe;
 mod units;
@@ -21,8 +21,8 @@ pub use component::{
     Activate, ComponentConfig, FileMode, HealthConfig, Require, RunConfig, RunMode, StopSignal,
     TimeoutsConfig,
 };
-pub use jvm::{Caches, JavaAgents, JvmConfig, MechanismChoice};
 pub use files::{FilesConfig, ReloadConfig, ReloadSignal, SwapMode};
+pub use jvm::{Caches, JavaAgents, JvmConfig, MechanismChoice};
 pub use load::{ConfigError, Problem, check_config};
 pub use probe::{ProbeConfig, ProbeKind, StatusRange};
 

@@ -11,11 +11,12 @@ use std::{
 use rustix::fs::{StatVfsMountFlags, statvfs};
 use upfleet_domain::{
     digest::Digest,
+    files::Changes,
     reason::{Reason, ReasonCode},
 };
 
 use super::{
-    Place,
+    Lying, Place,
     backup::linkless,
     files::{failed, hash_file, make_store, remove_if_there},
 };
@@ -35,6 +36,8 @@ pub struct Looked {
     pub links: bool,
     /// What the agent may not do, if anything.
     pub forbidden: Option<Reason>,
+    /// What differs in an installed directory from the version that was put there.
+    pub changes: Changes,
 }
 
 /// A hash, and what the kernel said of the file when it was made. Whoever changes a file changes that too.
@@ -52,10 +55,7 @@ fn stamp(path: &Path) -> Option<[i128; 6]> {
 }
 
 /// Digests of what is installed and, by name, of what is kept.
-pub(super) fn inspect(
-    place: &Place,
-    known: &Mutex<Option<Known>>,
-) -> Result<(Option<Digest>, Vec<Digest>), Reason> {
+pub(super) fn inspect(place: &Place, known: &Mutex<Option<Known>>) -> Result<Lying, Reason> {
     let stamp = stamp(&place.path);
     let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
     let same = known.as_ref().filter(|known| Some(known.stamp) == stamp);
@@ -67,11 +67,14 @@ pub(super) fn inspect(
     let versions = place.versions();
     let entries = match std::fs::read_dir(&versions) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((installed, Vec::new())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Ok(Lying { installed, ..Lying::default() });
+        }
         Err(error) => return Err(failed(ReasonCode::StageFailed, "read", &versions)(error)),
     };
     let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    Ok((installed, names.filter_map(|name| name.parse().ok()).collect()))
+    let kept = names.filter_map(|name| name.parse().ok()).collect();
+    Ok(Lying { installed, kept, ..Lying::default() })
 }
 
 /// `None` also for what is no regular file; [`look`] says so before anything is done about it.
@@ -110,6 +113,7 @@ pub(super) fn look(place: &Place, wanted: Option<&Digest>, runs: bool) -> Result
         fetched,
         links,
         forbidden: forbidden.or(noexec),
+        changes: Changes::default(),
     })
 }
 

@@ -27,8 +27,10 @@ pub use look::Looked;
 pub use meta::FirstInstall;
 use upfleet_domain::{
     digest::Digest,
+    files::Changes,
     id::ComponentId,
     reason::{Reason, ReasonCode},
+    release::Manifest,
     upgrade::{
         preflight::Elf,
         step::{Answer, StepKind},
@@ -85,6 +87,17 @@ impl Place {
     }
 }
 
+/// What lies there, by digest.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lying {
+    /// What is installed; of a directory that somebody changed, the digest of what it is now.
+    pub installed: Option<Digest>,
+    /// What is kept, by name; it is hashed again before it is used.
+    pub kept: Vec<Digest>,
+    /// What differs in an installed directory from the version that was put there.
+    pub changes: Changes,
+}
+
 /// Performs the steps that concern a component's files.
 #[derive(Clone, Debug)]
 pub struct Executor {
@@ -107,12 +120,14 @@ impl Executor {
         &self.place
     }
 
-    /// Performs a step on the disk. Blocks.
+    /// Performs a step on the disk. Blocks. `release` is the manifest that the step names, where it names one.
     ///
     /// # Errors
     /// Why it could not be done. What was there before is there still.
-    pub fn perform(&self, step: &StepKind) -> Result<Answer, Reason> {
+    pub fn perform(&self, step: &StepKind, release: Option<&Manifest>) -> Result<Answer, Reason> {
         let place = &self.place;
+        // Of a file, the digest says it all.
+        let _ = release;
         match step {
             StepKind::Verify { digest, .. } => verify::fetched(place, digest).map(Answer::Verified),
             StepKind::Stage { digest, .. } => stage::stage(place, &self.first, digest).map(done),
@@ -156,7 +171,7 @@ impl Executor {
     ///
     /// # Errors
     /// Where it can't be read.
-    pub fn inspect(&self) -> Result<(Option<Digest>, Vec<Digest>), Reason> {
+    pub fn inspect(&self) -> Result<Lying, Reason> {
         look::inspect(&self.place, &self.known)
     }
 

@@ -23,8 +23,8 @@ fn install(executor: &Executor, bytes: &[u8]) -> Digest {
         StepKind::Stage { manifest: digest, digest },
         StepKind::Swap { digest },
     ] {
-        executor.perform(&step).unwrap();
-        executor.perform(&step).expect("each step can be done twice");
+        executor.perform(&step, None).unwrap();
+        executor.perform(&step, None).expect("each step can be done twice");
     }
     digest
 }
@@ -37,22 +37,23 @@ fn an_upgrade_and_the_way_back() {
     let path = executor.place().path().to_owned();
     assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o7777, 0o755);
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o710)).unwrap();
-    executor.perform(&StepKind::Backup { digest: old }).unwrap();
+    executor.perform(&StepKind::Backup { digest: old }, None).unwrap();
     let new = install(&executor, b"new");
     assert_eq!(std::fs::read(&path).unwrap(), b"new");
     assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o7777, 0o710, "the mode is kept");
-    assert_eq!(executor.inspect().unwrap().0, Some(new));
-    executor.perform(&StepKind::VerifyKept { digest: old }).unwrap();
-    executor.perform(&StepKind::SwapBack { digest: old }).unwrap();
-    executor.perform(&StepKind::Prune { keep: vec![old] }).unwrap();
+    assert_eq!(executor.inspect().unwrap().installed, Some(new));
+    executor.perform(&StepKind::VerifyKept { digest: old }, None).unwrap();
+    executor.perform(&StepKind::SwapBack { digest: old }, None).unwrap();
+    executor.perform(&StepKind::Prune { keep: vec![old] }, None).unwrap();
     assert_eq!(std::fs::read(&path).unwrap(), b"old");
-    assert_eq!(executor.inspect().unwrap(), (Some(old), vec![old]));
-    let foreign = executor.perform(&StepKind::Remove { digest: Some(new) }).unwrap_err();
+    let lying = executor.inspect().unwrap();
+    assert_eq!((lying.installed, lying.kept), (Some(old), vec![old]));
+    let foreign = executor.perform(&StepKind::Remove { digest: Some(new) }, None).unwrap_err();
     assert_eq!(foreign.code, ReasonCode::Drifted, "what was not installed here stays");
     assert_eq!(std::fs::read(&path).unwrap(), b"old");
-    executor.perform(&StepKind::Remove { digest: Some(old) }).unwrap();
-    executor.perform(&StepKind::Remove { digest: Some(old) }).unwrap();
-    assert_eq!(executor.inspect().unwrap().0, None);
+    executor.perform(&StepKind::Remove { digest: Some(old) }, None).unwrap();
+    executor.perform(&StepKind::Remove { digest: Some(old) }, None).unwrap();
+    assert_eq!(executor.inspect().unwrap().installed, None);
 }
 
 #[test]
@@ -81,7 +82,7 @@ fn wrong_bytes_are_not_staged() {
     std::fs::write(executor.place().part(&digest), b"other").unwrap();
     for step in [StepKind::Stage { manifest: digest, digest }, StepKind::Verify { manifest: digest, digest }]
     {
-        assert_eq!(executor.perform(&step).unwrap_err().code, ReasonCode::DigestMismatch);
+        assert_eq!(executor.perform(&step, None).unwrap_err().code, ReasonCode::DigestMismatch);
     }
     assert!(!executor.place().part(&digest).exists(), "wrong bytes are not resumed from");
 }
@@ -93,8 +94,8 @@ fn the_rest_of_an_aborted_download_does_not_hide_what_is_kept() {
     let digest = install(&executor, b"old");
     assert!(executor.has(&digest), "so it is not fetched");
     std::fs::write(executor.place().part(&digest), b"ol").unwrap();
-    executor.perform(&StepKind::Verify { manifest: digest, digest }).unwrap();
-    executor.perform(&StepKind::Stage { manifest: digest, digest }).unwrap();
+    executor.perform(&StepKind::Verify { manifest: digest, digest }, None).unwrap();
+    executor.perform(&StepKind::Stage { manifest: digest, digest }, None).unwrap();
     assert!(!executor.place().part(&digest).exists());
 }
 
@@ -105,14 +106,14 @@ fn a_damaged_way_back_is_found_before_use() {
     let executor = place(dir.path());
     let bytes: Vec<u8> = (0..100).collect();
     let old = install(&executor, &bytes);
-    executor.perform(&StepKind::Backup { digest: old }).unwrap();
+    executor.perform(&StepKind::Backup { digest: old }, None).unwrap();
     install(&executor, b"new");
     for at in (0..100).step_by(10) {
         let mut damaged = bytes.clone();
         damaged[at] ^= 0x10;
         std::fs::write(executor.place().version(&old), damaged).unwrap();
         for step in [StepKind::VerifyKept { digest: old }, StepKind::SwapBack { digest: old }] {
-            assert_eq!(executor.perform(&step).unwrap_err().code, ReasonCode::RollbackTargetDamaged);
+            assert_eq!(executor.perform(&step, None).unwrap_err().code, ReasonCode::RollbackTargetDamaged);
         }
         assert_eq!(std::fs::read(executor.place().path()).unwrap(), b"new");
     }
@@ -134,7 +135,7 @@ fn what_was_not_recorded_is_not_backed_up_as_if_it_were() {
     let executor = place(dir.path());
     install(&executor, b"old");
     let step = StepKind::Backup { digest: Digest::of(b"another") };
-    assert_eq!(executor.perform(&step).unwrap_err().code, ReasonCode::Drifted);
+    assert_eq!(executor.perform(&step, None).unwrap_err().code, ReasonCode::Drifted);
 }
 
 #[test]

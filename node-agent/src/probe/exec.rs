@@ -25,8 +25,8 @@ const MAX_OUTPUT: usize = 64 * 1024;
 /// How long output may come after the program has ended, from what it left running.
 const AFTERGLOW: Duration = Duration::from_millis(100);
 
-/// Runs `command`.
-pub async fn probe(command: &[String], path: &Path) -> Result<(), ProbeFailure> {
+/// Runs `command`, and says how it ended and what it said, in a sentence.
+pub async fn execute(command: &[String], path: &Path) -> Result<String, ProbeFailure> {
     let text = path.to_string_lossy();
     let words: Vec<String> = command.iter().map(|word| word.replace("{path}", &text)).collect();
     let shown = super::question(&crate::config::ProbeKind::Exec { command: words.clone() });
@@ -47,16 +47,14 @@ pub async fn probe(command: &[String], path: &Path) -> Result<(), ProbeFailure> 
     let mut group = Group { pid: child.id(), child };
     let (status, output) =
         group.finish().await.map_err(|error| ProbeFailure::new(format!("{shown}: {error}")))?;
-    if status.success() {
-        return Ok(());
-    }
     let ended = match (status.code(), status.signal()) {
         (Some(code), _) => format!("exit status {code}"),
         (None, signal) => format!("signal {}", signal.unwrap_or_default()),
     };
     let said = excerpt(&output);
     let said = if said.is_empty() { said } else { format!(": {said}") };
-    Err(ProbeFailure::new(format!("{shown} ended with {ended}{said}")))
+    let text = format!("{shown} ended with {ended}{said}");
+    if status.success() { Ok(text) } else { Err(ProbeFailure::new(text)) }
 }
 
 /// The program and whatever it starts.

@@ -9,6 +9,9 @@ mod http;
 
 use std::path::PathBuf;
 
+pub(crate) use exec::execute;
+pub(crate) use http::request;
+
 use tokio::{net::TcpStream, time::timeout};
 
 use crate::config::{ProbeConfig, ProbeKind};
@@ -47,9 +50,9 @@ pub async fn run(probe: &ProbeConfig, context: &ProbeContext) -> Result<(), Prob
                 Ok(_) => Ok(()),
                 Err(why) => Err(ProbeFailure::new(why.clone())),
             },
-            ProbeKind::Exec { command } => exec::probe(command, &context.path).await,
+            ProbeKind::Exec { command } => exec::execute(command, &context.path).await.map(drop),
             ProbeKind::Http { url, expect, body_contains } => {
-                http::probe(url, *expect, body_contains.as_deref()).await
+                http::request("GET", url, *expect, body_contains.as_deref()).await.map(drop)
             }
             ProbeKind::Tcp { address } => match TcpStream::connect(address).await {
                 Ok(_) => Ok(()),

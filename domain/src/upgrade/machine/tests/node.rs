@@ -167,8 +167,14 @@ impl Node {
             StepKind::Inspect { .. } => {
                 let kept = self.versions.iter().copied().collect();
                 let process = self.process.clone();
-                let found =
-                    Found { installed: self.installed, layers: Vec::new(), kept, process, health: None };
+                let found = Found {
+                    installed: self.installed,
+                    layers: Vec::new(),
+                    kept,
+                    changes: Vec::new(),
+                    process,
+                    health: None,
+                };
                 return Ok(Answer::Inspected(found));
             }
             StepKind::Verify { .. } => return Ok(Answer::Verified(None)),
