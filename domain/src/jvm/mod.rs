@@ -4,6 +4,9 @@
 
 pub mod command;
 mod facts;
+pub mod manifest;
+pub mod mechanism;
+pub mod rewrite;
 pub mod words;
 
 pub use facts::*;
