@@ -1,7 +1,7 @@
 //! Crash points: places where a test can kill the agent. Without the feature `crash-points` they are nothing.
 //!
 //! `UPFLEET_CRASH_AT=<point>:<n>` kills the process, as `kill -9` would, when it comes to that point for the
-//! n-th time. Every name is in [`POINTS`], so that a test can walk them all.
+//! n-th time. Every name is in [`POINTS`] or [`STACK_POINTS`], so that a test can walk them all.
 
 /// Every point, in the order in which an upgrade comes to them.
 pub const POINTS: &[&str] = &[
@@ -52,6 +52,25 @@ pub const POINTS: &[&str] = &[
     "step.prune.after",
 ];
 
+/// Every point that only a stack of patches, or a reload, comes to.
+pub const STACK_POINTS: &[&str] = &[
+    "step.switch-the-stack.before",
+    "stack.written",
+    "stack.built",
+    "stack.linked",
+    "stack.switched",
+    "stack.unlinked",
+    "step.switch-the-stack.after",
+    "step.patch-live.before",
+    "step.patch-live.after",
+    "step.prove.before",
+    "step.prove.after",
+    "step.reload.before",
+    "step.reload.after",
+    "step.put-the-stack-back.before",
+    "step.put-the-stack-back.after",
+];
+
 /// The environment variable that names the point.
 pub const VARIABLE: &str = "UPFLEET_CRASH_AT";
 
@@ -64,7 +83,10 @@ pub fn point(name: &str) {
     };
     static AIM: OnceLock<Option<(String, u32)>> = OnceLock::new();
     static HITS: AtomicU32 = AtomicU32::new(0);
-    debug_assert!(POINTS.contains(&name), "crash point `{name}` is not listed");
+    debug_assert!(
+        POINTS.contains(&name) || STACK_POINTS.contains(&name),
+        "crash point `{name}` is not listed"
+    );
     let aim = AIM.get_or_init(|| {
         let text = std::env::var(VARIABLE).ok()?;
         let (point, count) = text.rsplit_once(':').unwrap_or((&text, "1"));

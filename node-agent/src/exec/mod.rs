@@ -7,10 +7,13 @@
 
 mod backup;
 mod files;
+pub mod jar;
 mod look;
 mod meta;
+pub mod patch_jar;
 mod prune;
 mod remove;
+pub mod stack;
 mod stage;
 mod swap;
 #[cfg(test)]
