@@ -5,8 +5,12 @@
 
 pub mod attach;
 pub mod discover;
+pub mod facts;
 pub mod helper;
+pub mod launch;
 pub mod namespace;
+pub mod originals;
+pub mod patcher;
 pub mod process;
 pub mod request;
 pub mod started;
@@ -14,4 +18,5 @@ pub mod workspace;
 
 pub use attach::{Reply, Target};
 pub use discover::inventory;
+pub use patcher::{Change, Patcher};
 pub use workspace::{Source, Workspace};
