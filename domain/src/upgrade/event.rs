@@ -1,11 +1,11 @@
 //! What happens to a component, and what the machine wants done about it.
 
 use super::{
+    history::Entry,
     policy::Policy,
     step::{Answer, Failure, Step},
 };
 use crate::{
-    digest::Md5Digest,
     id::{ComponentId, UpgradeId},
     order::{DesiredState, Generation, HoldOrder},
     patch::PatchSpec,
@@ -23,8 +23,6 @@ pub struct Offered {
     pub kind: Kind,
     /// The artifact's length in bytes.
     pub size: u64,
-    /// Its MD5, where the manifest has one.
-    pub md5: Option<Md5Digest>,
     /// Why it is not for this node's platform, if so; then `release.artifact` means nothing.
     pub unfit: Option<Reason>,
 }
@@ -134,6 +132,8 @@ pub enum Effect {
     Report,
     /// The inventory has changed.
     Inventory,
+    /// An upgrade ended, and this is for the component's history.
+    History(Box<Entry>),
     /// An upgrade ended: a good moment to compact the journal.
     Compact,
 }

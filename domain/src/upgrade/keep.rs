@@ -40,6 +40,20 @@ pub fn versions(record: &Record, running: Option<Digest>) -> Vec<Digest> {
     digests
 }
 
+/// The stacks that may not be removed, by [`crate::state::stack_digest`]. `running` is what the process was started
+/// with.
+#[must_use]
+pub fn stacks(record: &Record, running: Option<Digest>) -> Vec<Digest> {
+    let passage = record.passage.iter().flat_map(|passage| {
+        [Some(&passage.from), passage.back.as_ref().map(|back| &back.to)].into_iter().flatten()
+    });
+    let states = std::iter::once(&record.current).chain(&record.kept).chain(passage);
+    let mut digests: Vec<Digest> = states.filter_map(ComponentState::stack).chain(running).collect();
+    digests.sort_unstable();
+    digests.dedup();
+    digests
+}
+
 /// The digests that an inventory lists as kept: those of the current and the kept states.
 #[must_use]
 pub fn kept_digests(record: &Record) -> Vec<Digest> {

@@ -2,33 +2,31 @@
 //!
 //! [`Machine::step`] is pure. The caller makes the record durable before it carries out the effects, so that
 //! whatever a step does was announced in the journal first. This file holds the machine's parts and deals
-//! events out; `orders`, `forward`, `back` and `resume` hold what follows from them.
+//! events out; the files below hold what follows from them.
 
+mod activate;
 mod back;
+mod commit;
 mod forward;
+mod idle;
+mod local;
 mod orders;
+mod report;
 mod resume;
 #[cfg(test)]
 mod tests;
+mod time;
 
 use super::{
-    Evidence, Outcome, Phase, UpgradeState,
+    Phase,
     event::{Effect, Event},
     keep,
     policy::Policy,
-    record::{Accepted, End, Finished, Passage, Record},
+    record::Record,
     soak::Watch,
     step::{Answer, Failure, Process, Step, StepKind},
 };
-use crate::{
-    digest::Digest,
-    id::UpgradeId,
-    order::Generation,
-    reason::Reason,
-    report::{ComponentInventory, UpgradeReport},
-    state::ComponentState,
-    time::Time,
-};
+use crate::{digest::Digest, jvm::Proof, reason::Reason, report::ComponentInventory, time::Time};
 use std::time::Duration;
 
 /// How often a step of a rollback or an inspection is tried before it is given up.
@@ -37,8 +35,6 @@ const MAX_TRIES: u32 = 3;
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// How many failed digests are remembered; the oldest is forgotten first.
 const MAX_FAILED: usize = 64;
-/// How many ended upgrades are remembered.
-const MAX_ENDED: usize = 32;
 
 /// One component: its record, and what is known of it only while the agent runs.
 #[derive(Clone, Debug, PartialEq)]
@@ -60,7 +56,14 @@ pub struct Machine {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Seen {
     process: Process,
+    installed: Option<Digest>,
     healthy: bool,
+    /// What the running JVM last said of the stack.
+    proof: Option<Proof>,
+    /// When which process was asked last.
+    asked: Option<(Time, Option<u32>)>,
+    /// What deserves a look although nothing has drifted.
+    alarms: Vec<Reason>,
 }
 
 impl Machine {
@@ -70,7 +73,14 @@ impl Machine {
         Self {
             policy,
             record,
-            seen: Seen { process: Process::NotRun, healthy: false },
+            seen: Seen {
+                process: Process::NotRun,
+                installed: None,
+                healthy: false,
+                proof: None,
+                asked: None,
+                alarms: Vec::new(),
+            },
             watch: None,
             outstanding: None,
             tickets: 0,
@@ -89,10 +99,7 @@ impl Machine {
             Event::Order(offer) => self.order(&offer, now),
             Event::Hold(order) => self.hold(&order, now),
             Event::LocalRollback { to, message } => self.local_rollback(to, &message, now),
-            Event::LocalApply { .. } => {
-                let reason = Reason::new(crate::reason::ReasonCode::KindUnsupported).with("kind", "patch");
-                self.effects.push(Effect::Answer(Err(reason)));
-            }
+            Event::LocalApply { offer, message } => self.local_apply(&offer, &message, now),
             Event::Done { ticket, answer } => self.done(ticket, answer, now),
             Event::Note { ticket, reason } => self.note(ticket, reason, now),
             Event::Claim(answer) => self.claim_answered(answer, now),
@@ -169,9 +176,9 @@ impl Machine {
             changed: record.changed,
             changer: record.changer.as_str().to_owned(),
             failed: record.failed.clone(),
-            proof: None,
-            alarms: Vec::new(),
-            patchable: false,
+            proof: self.seen.proof.clone(),
+            alarms: self.seen.alarms.clone(),
+            patchable: self.policy.patchable,
         }
     }
 
@@ -183,7 +190,8 @@ impl Machine {
         self.retry_at = None;
         self.tickets += 1;
         let step = Step { component: self.record.component.clone(), kind };
-        let fleeting = matches!(step.kind, StepKind::Probe { .. } | StepKind::Inspect { .. });
+        let fleeting =
+            matches!(step.kind, StepKind::Probe { .. } | StepKind::Inspect { .. } | StepKind::Prove { .. });
         if let Some(passage) = self.record.passage.as_mut().filter(|_| !fleeting) {
             passage.doing = Some(step.clone());
         }
@@ -201,18 +209,16 @@ impl Machine {
         self.perform(StepKind::Inspect { probe });
     }
 
-    fn look(&mut self) {
-        if self.ready && self.record.passage.is_none() && self.outstanding.is_none() {
-            self.inspect(true);
-        }
-    }
-
     fn done(&mut self, ticket: u64, answer: Result<Answer, Failure>, now: Time) {
         let Some((_, step)) = self.outstanding.take_if(|(expected, _)| *expected == ticket) else { return };
         match &answer {
             Ok(Answer::Started(process)) => self.seen.process = process.clone(),
             Ok(Answer::Probed(probed)) => self.seen.process = probed.process.clone(),
-            Ok(Answer::Inspected(found)) => self.seen.process = found.process.clone(),
+            Ok(Answer::Inspected(found)) => {
+                self.seen.process = found.process.clone();
+                self.seen.installed = found.installed;
+            }
+            Ok(Answer::Proved(proof)) => self.saw_proof(proof.clone(), now),
             _ => {}
         }
         if !self.ready {
@@ -220,7 +226,7 @@ impl Machine {
             return;
         }
         let Some(passage) = &self.record.passage else {
-            self.idle_answer(step.kind, answer, now);
+            self.idle_answer(&step.kind, answer, now);
             return;
         };
         if passage.end.is_some() {
@@ -261,160 +267,5 @@ impl Machine {
         let Some(passage) = &mut self.record.passage else { return };
         passage.reason = reason;
         self.report(true, now);
-    }
-
-    /// Decides how the upgrade ends, and tidies up before that is reported.
-    fn end(&mut self, outcome: Outcome, reason: Reason, now: Time) {
-        self.watch = None;
-        let limit = self.policy.deadlines.ending;
-        let Some(passage) = &mut self.record.passage else { return };
-        passage.end = Some(End { outcome, reason });
-        passage.deadline = now.after(limit);
-        passage.held = None;
-        if outcome == Outcome::RollbackFailed {
-            // What is installed now is in doubt; the record must say what is found.
-            self.inspect(false);
-        } else {
-            self.prune();
-        }
-    }
-
-    fn prune(&mut self) {
-        let keep = keep::versions(&self.record, self.seen.process.digest());
-        self.perform(StepKind::Prune { keep });
-    }
-
-    fn ending_answer(&mut self, kind: &StepKind, answer: &Result<Answer, Failure>, now: Time) {
-        match (kind, answer) {
-            (StepKind::Inspect { .. }, Ok(Answer::Inspected(found))) => {
-                let state = self.state_of(found.installed);
-                if !state.same_content(&self.record.current) {
-                    self.become_current(state, now);
-                }
-                self.prune();
-            }
-            (StepKind::Inspect { .. }, _) => self.prune(),
-            // Old versions that could not be removed are removed with the next upgrade.
-            _ => self.finish(now),
-        }
-    }
-
-    /// The upgrade is over: its one terminal report, and room for the next.
-    fn finish(&mut self, now: Time) {
-        self.abort();
-        self.watch = None;
-        let Some(passage) = self.record.passage.take() else { return };
-        let Passage { order, from, end, evidence, sequence, .. } = passage;
-        let Some(end) = end else { return };
-        let ended =
-            Ended { upgrade: order.upgrade, generation: order.generation, from: Some(from), sequence };
-        self.seen.healthy = match end.outcome {
-            Outcome::Succeeded | Outcome::RolledBack => true,
-            Outcome::RollbackFailed => false,
-            _ => self.seen.healthy,
-        };
-        self.report_end(ended, end.outcome, end.reason, evidence, now);
-        if std::mem::take(&mut self.claimed) {
-            self.effects.push(Effect::Release);
-        }
-        self.effects.push(Effect::Compact);
-    }
-
-    /// Names what is installed by its digest.
-    fn state_of(&self, installed: Option<Digest>) -> ComponentState {
-        let Some(digest) = installed else { return ComponentState::absent() };
-        let passage = self.record.passage.iter();
-        let named = passage.flat_map(|passage| [&passage.from, passage.order.goal.state()]);
-        let mut known = std::iter::once(&self.record.current).chain(named).chain(&self.record.kept);
-        let same = known.find(|state| state.artifact() == Some(digest)).cloned();
-        same.unwrap_or_else(|| ComponentState::unmanaged(digest))
-    }
-
-    fn become_current(&mut self, state: ComponentState, now: Time) {
-        let local = self.record.passage.as_ref().is_some_and(|passage| passage.order.upgrade.is_none());
-        self.record.changer = if local { super::record::Changer::Local } else { Default::default() };
-        self.record.changed = Some(now);
-        self.record.drift = None;
-        keep::advance(&mut self.record, state, self.policy.keep);
-        self.effects.push(Effect::Inventory);
-    }
-
-    // ---- reports -----------------------------------------------------------------------------------------
-
-    fn report(&mut self, note: bool, now: Time) {
-        self.effects.push(Effect::Inventory);
-        let running = self.seen.process.digest();
-        let Some(passage) = &mut self.record.passage else { return };
-        let Some(upgrade) = passage.order.upgrade.clone() else { return };
-        passage.sequence += 1;
-        let rolling_back = passage.phase == Phase::RollingBack;
-        let report = UpgradeReport {
-            upgrade,
-            component: self.record.component.clone(),
-            sequence: passage.sequence,
-            generation: passage.order.generation,
-            state: UpgradeState::Active(passage.phase),
-            reason: passage.reason.clone().since(now).until(Some(passage.deadline)),
-            time: now,
-            from: Some(passage.from.clone()),
-            current: Some(self.record.current.clone()),
-            running,
-            evidence: passage.evidence.clone().filter(|_| rolling_back),
-            proof: None,
-            reload: None,
-        };
-        self.record.outbox.push(report, note);
-        self.effects.push(Effect::Report);
-    }
-
-    /// Reports an end; also of an upgrade that never got to begin.
-    fn report_end(
-        &mut self,
-        ended: Ended,
-        outcome: Outcome,
-        reason: Reason,
-        evidence: Option<Evidence>,
-        now: Time,
-    ) {
-        let reason = reason.since(now);
-        let last = Finished { upgrade: ended.upgrade.clone(), outcome, reason: reason.clone(), time: now };
-        self.record.last = Some(last);
-        self.effects.push(Effect::Inventory);
-        let Some(upgrade) = ended.upgrade else { return };
-        self.record.ended.push(upgrade.clone());
-        let surplus = self.record.ended.len().saturating_sub(MAX_ENDED);
-        self.record.ended.drain(..surplus);
-        let report = UpgradeReport {
-            upgrade,
-            component: self.record.component.clone(),
-            sequence: ended.sequence + 1,
-            generation: ended.generation,
-            state: UpgradeState::Ended(outcome),
-            reason,
-            time: now,
-            from: ended.from,
-            current: Some(self.record.current.clone()),
-            running: self.seen.process.digest(),
-            evidence,
-            proof: None,
-            reload: None,
-        };
-        self.record.outbox.push(report, false);
-        self.effects.push(Effect::Report);
-    }
-}
-
-/// Of which upgrade an end is reported.
-struct Ended {
-    upgrade: Option<UpgradeId>,
-    generation: Generation,
-    from: Option<ComponentState>,
-    sequence: u64,
-}
-
-impl Ended {
-    /// Of an accepted order that never began.
-    fn unbegun(order: &Accepted) -> Self {
-        Self { upgrade: order.upgrade.clone(), generation: order.generation, from: None, sequence: 0 }
     }
 }

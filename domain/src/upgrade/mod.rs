@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 pub mod admit;
 pub mod event;
+pub mod history;
 pub mod keep;
 pub mod machine;
 pub mod outbox;

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use super::Phase;
+use super::{Phase, step::Process};
 use crate::{
     id::ComponentId,
     release::{Kind, Platform},
+    state::ComponentState,
 };
 
 /// How many earlier states are kept beside the current one.
@@ -14,6 +15,8 @@ pub const KEEP: usize = 3;
 pub const START_DEADLINE: Duration = Duration::from_secs(60);
 /// How long a healthy new version is watched before it is trusted.
 pub const SOAK: Duration = Duration::from_secs(10);
+/// How often an idle component's JVM is asked which classes are in force.
+pub const PROVE_EVERY: Duration = Duration::from_secs(60);
 
 /// One probe's thresholds. What it asks is the agent's business.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,6 +93,16 @@ pub struct Policy {
     pub exclusive_with: Vec<ComponentId>,
     /// Whether the agent runs a process for it.
     pub supervised: bool,
+    /// Whether it takes patches: its configuration says how its JVM is started.
+    pub patchable: bool,
+    /// Whether its running JVM may be patched.
+    pub live: bool,
+    /// Whether somebody is to be told when its files have changed.
+    pub reload: bool,
+    /// Whether a person at the node may apply a release from a file.
+    pub allow_local_apply: bool,
+    /// How often the running JVM is asked which classes are in force, while nothing else happens.
+    pub prove_every: Duration,
     /// Whether an unhealthy component is left alone.
     pub require_healthy_baseline: bool,
     /// Its probes, in the order of the configuration.
@@ -115,6 +128,11 @@ impl Default for Policy {
             allow_downgrade: false,
             exclusive_with: Vec::new(),
             supervised: true,
+            patchable: false,
+            live: false,
+            reload: false,
+            allow_local_apply: false,
+            prove_every: PROVE_EVERY,
             require_healthy_baseline: true,
             probes: vec![ProbePolicy::default()],
             any_probe: false,
@@ -150,6 +168,32 @@ impl Policy {
     #[must_use]
     pub fn soak_for(&self, asked: Option<Duration>) -> Duration {
         self.soak.max(asked.unwrap_or(Duration::ZERO))
+    }
+
+    /// Whether the component's process is started from the artifact itself, so that its digest tells which version
+    /// runs. Of a directory it does not.
+    #[must_use]
+    pub fn runs_artifact(&self) -> bool {
+        self.supervised && self.kind == Kind::Binary
+    }
+
+    /// Whether a process that runs is told of new files instead of being restarted.
+    #[must_use]
+    pub fn reloads(&self) -> bool {
+        self.reload && (!self.supervised || self.kind == Kind::Files)
+    }
+
+    /// Whether what runs is just that state, as far as a process tells. Where the agent runs none, nothing
+    /// contradicts.
+    #[must_use]
+    pub fn runs(&self, process: &Process, state: &ComponentState) -> bool {
+        match state.artifact() {
+            _ if !self.supervised => true,
+            None => process.digest().is_none(),
+            Some(artifact) => process.digest().is_some_and(|running| {
+                (!self.runs_artifact() || running == artifact) && process.stack() == state.stack()
+            }),
+        }
     }
 
     /// Whether there is anything to watch: a process or a probe.

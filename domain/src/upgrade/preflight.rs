@@ -7,7 +7,7 @@ use crate::{
     digest::Digest,
     reason::{Reason, ReasonCode},
     release::Platform,
-    state::{ComponentState, Layer},
+    state::{ComponentState, Layer, stack_digest},
 };
 
 /// What a check found on the node.
@@ -23,7 +23,7 @@ pub struct Facts {
     pub path: String,
     /// Bytes free there for the agent.
     pub available: u64,
-    /// Bytes of the new artifact that lie there already.
+    /// Bytes of the wanted artifacts that lie there already.
     pub fetched: u64,
     /// Whether a backup is a link and takes no space.
     pub links: bool,
@@ -32,9 +32,10 @@ pub struct Facts {
     /// The stack that the next start uses, highest number first.
     pub layers: Vec<Layer>,
     /// Whether the wanted stack fits what is there: found by the digests of the application's own classes and by how its
-    /// JVM is started. `Ok` where no stack is wanted.
-    pub stack: Result<(), Reason>,
-    /// Files of the component that were changed on the node since they were installed.
+    /// JVM is started; with what deserves a look. `Ok` where no stack is wanted.
+    pub stack: Result<Vec<Reason>, Reason>,
+    /// Files of the component that were changed on the node since they were installed, and that the wanted release
+    /// neither keeps nor overwrites.
     pub changes: Vec<String>,
     /// What the probes say of what runs now; `None` where there is nothing to probe.
     pub baseline: Option<Result<(), String>>,
@@ -53,21 +54,49 @@ pub enum Verdict {
     Stop(Reason),
 }
 
+/// What is asked for, beside the facts.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    /// Where the upgrade leads.
+    pub goal: &'a Goal,
+    /// Whether the running JVM is to be patched instead of restarted.
+    pub live: bool,
+    /// Whether the running JVM is known to have other classes in force than recorded.
+    pub old_classes: bool,
+}
+
 /// Judges the facts.
 #[must_use]
-pub fn judge(policy: &Policy, goal: &Goal, current: &ComponentState, facts: &Facts) -> Verdict {
-    if let Goal::Install { unfit: Some(reason), .. } = goal {
+pub fn judge(policy: &Policy, asked: Asked<'_>, current: &ComponentState, facts: &Facts) -> Verdict {
+    let goal = asked.goal;
+    if let Some(reason) = goal.unfit() {
         return Verdict::Stop(reason.clone());
     }
-    let wanted = goal.state().artifact();
-    if facts.installed == wanted {
-        let running = !policy.supervised || facts.process.digest() == wanted;
-        return if running { Verdict::AlreadyCurrent } else { Verdict::Restart };
+    let wanted = goal.state();
+    let same_base = facts.installed == wanted.artifact();
+    let same_stack = stack_digest(&facts.layers) == wanted.stack();
+    if let Err(reason) = base(goal, asked.live, facts.installed) {
+        return Verdict::Stop(reason);
+    }
+    if same_base && same_stack {
+        let current = policy.runs(&facts.process, wanted) && !asked.old_classes;
+        return if current { Verdict::AlreadyCurrent } else { in_force(policy, asked) };
     }
     if let Some(reason) = &facts.forbidden {
         return Verdict::Stop(reason.clone());
     }
     if let Some(reason) = disk(goal, facts) {
+        return Verdict::Stop(reason);
+    }
+    if let Err(reason) = &facts.stack {
+        return Verdict::Stop(reason.clone());
+    }
+    if let Some(first) = facts.changes.first() {
+        let reason = Reason::new(ReasonCode::LocalChanges).with("count", facts.changes.len());
+        return Verdict::Stop(reason.with("first", first));
+    }
+    let patched = !same_stack || wanted.stack().is_some();
+    if patched && let Verdict::Stop(reason) = in_force(policy, asked) {
         return Verdict::Stop(reason);
     }
     match &facts.baseline {
@@ -76,6 +105,38 @@ pub fn judge(policy: &Policy, goal: &Goal, current: &ComponentState, facts: &Fac
         }
         _ => Verdict::Fetch,
     }
+}
+
+/// Whether the base is the one that the goal builds on.
+///
+/// # Errors
+/// [`ReasonCode::WrongBase`] where patches are for another one, [`ReasonCode::LiveImpossible`] where the base would
+/// change under a running JVM.
+pub fn base(goal: &Goal, live: bool, installed: Option<Digest>) -> Result<(), Reason> {
+    let wanted = goal.state();
+    if installed == wanted.artifact() {
+        return Ok(());
+    }
+    let name = |digest: Option<Digest>| digest.map_or_else(|| "nothing".to_owned(), |d| d.to_string());
+    if matches!(goal, Goal::Stack { .. }) {
+        let reason = Reason::new(ReasonCode::WrongBase).with("expected", name(wanted.artifact()));
+        return Err(reason.with("actual", name(installed)));
+    }
+    if live {
+        let number = wanted.active().next().map_or(0, |layer| layer.number);
+        let reason = Reason::new(ReasonCode::LiveImpossible).with("number", number);
+        return Err(reason.with("problem", "the base changes with it"));
+    }
+    Ok(())
+}
+
+/// Whether there is a way to bring what runs to another stack.
+fn in_force(policy: &Policy, asked: Asked<'_>) -> Verdict {
+    if policy.supervised || policy.reloads() || asked.live {
+        return Verdict::Restart;
+    }
+    let problem = "the component has run mode none and no [component.reload]";
+    Verdict::Stop(Reason::new(ReasonCode::RestartNeeded).with("problem", problem))
 }
 
 /// Room for what is still to be fetched, for a backup that can't be a link, and for the journal.

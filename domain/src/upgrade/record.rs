@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Evidence, Outcome, Phase, UpgradeState, outbox::Outbox, step::Step};
+use super::{Evidence, Outcome, Phase, UpgradeState, history::Entry, outbox::Outbox, step::Step};
 use crate::{
-    digest::{Digest, Md5Digest},
+    digest::Digest,
     id::{ComponentId, RolloutId, UpgradeId},
+    jvm::Proof,
     order::Generation,
     reason::Reason,
-    state::ComponentState,
+    state::{Base, ComponentState},
     time::Time,
 };
 
@@ -21,7 +22,7 @@ pub enum Changer {
     /// An order of the controller.
     #[default]
     Controller,
-    /// A local rollback.
+    /// A person at the node: a rollback, or a release from a file.
     Local,
 }
 
@@ -125,13 +126,20 @@ impl Record {
 pub enum Goal {
     /// To a release whose bytes may have to be fetched.
     Install {
+        /// The state to reach: the release, with the stack it carries.
+        state: ComponentState,
+        /// The artifacts' lengths in bytes, together.
+        size: u64,
+        /// Why the release is not for this node, if so.
+        unfit: Option<Reason>,
+    },
+    /// To a stack on the base that must be there, whose patches may have to be fetched.
+    Stack {
         /// The state to reach.
         state: ComponentState,
-        /// The artifact's length in bytes.
+        /// The artifacts' lengths in bytes, together.
         size: u64,
-        /// Its MD5, where the manifest has one.
-        md5: Option<Md5Digest>,
-        /// Why the release is not for this node, if so.
+        /// Why one of them is not for this node, if so.
         unfit: Option<Reason>,
     },
     /// Back to a kept state.
@@ -146,7 +154,7 @@ impl Goal {
     #[must_use]
     pub fn state(&self) -> &ComponentState {
         match self {
-            Self::Install { state, .. } | Self::Restore { state } => state,
+            Self::Install { state, .. } | Self::Stack { state, .. } | Self::Restore { state } => state,
         }
     }
 
@@ -154,10 +162,58 @@ impl Goal {
     #[must_use]
     pub fn size(&self) -> u64 {
         match self {
-            Self::Install { size, .. } => *size,
+            Self::Install { size, .. } | Self::Stack { size, .. } => *size,
             Self::Restore { .. } => 0,
         }
     }
+
+    /// Why it is not for this node, if so.
+    #[must_use]
+    pub fn unfit(&self) -> Option<&Reason> {
+        match self {
+            Self::Install { unfit, .. } | Self::Stack { unfit, .. } => unfit.as_ref(),
+            Self::Restore { .. } => None,
+        }
+    }
+
+    /// Whether artifacts of it may be fetched; otherwise all of them must lie on the node.
+    #[must_use]
+    pub fn fetches(&self) -> bool {
+        !matches!(self, Self::Restore { .. })
+    }
+
+    /// What it needs beyond the base that is in place in `from`, base first: each artifact with the manifest that
+    /// describes it, where there is one.
+    #[must_use]
+    pub fn parts(&self, from: &ComponentState) -> Vec<Part> {
+        let state = self.state();
+        let base = match &state.base {
+            Base::Release(release) => {
+                Some(Part { manifest: Some(release.manifest), digest: release.artifact })
+            }
+            Base::Unmanaged { digest } => Some(Part { manifest: None, digest: *digest }),
+            Base::Absent => None,
+        };
+        let layers = state.active().map(|layer| &layer.release);
+        let layers =
+            layers.map(|release| Part { manifest: Some(release.manifest), digest: release.artifact });
+        let mut parts: Vec<Part> = Vec::new();
+        for part in base.into_iter().filter(|part| Some(part.digest) != from.artifact()).chain(layers) {
+            if parts.iter().all(|known| known.digest != part.digest) {
+                parts.push(part);
+            }
+        }
+        parts
+    }
+}
+
+/// One artifact that a state needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// The manifest that describes it; `None` for a file from before Upfleet.
+    pub manifest: Option<Digest>,
+    /// The artifact.
+    pub digest: Digest,
 }
 
 /// An order that the agent has accepted.
@@ -167,10 +223,13 @@ pub struct Accepted {
     pub generation: Generation,
     /// The rollout that ordered it.
     pub rollout: Option<RolloutId>,
-    /// The upgrade; `None` for a local rollback.
+    /// The upgrade; `None` for an order of a person at the node.
     pub upgrade: Option<UpgradeId>,
     /// Where it leads.
     pub goal: Goal,
+    /// Bring the running JVM to it instead of restarting it.
+    #[serde(default)]
+    pub live: bool,
     /// Wait before entering this phase for a further order.
     pub hold_before: Option<Phase>,
     /// Expires unless begun by then.
@@ -215,12 +274,21 @@ pub struct Passage {
     pub held: Option<Phase>,
     /// Whether anything was switched; from then on the only ways out are commit and rollback.
     pub touched: bool,
+    /// Whether what runs was reached, or may have been: stopped, patched or told to reload.
+    #[serde(default)]
+    pub reached: bool,
     /// Where it is being rolled back to.
     pub back: Option<Back>,
     /// How it will end once it is tidied up.
     pub end: Option<End>,
     /// What the failed process left behind.
     pub evidence: Option<Evidence>,
+    /// What the running JVM said of the stack.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proof: Option<Proof>,
+    /// What the reload answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reload: Option<String>,
     /// Reports made so far.
     pub sequence: u64,
     /// How often the present step has failed.
@@ -251,7 +319,7 @@ pub struct End {
 /// An upgrade that ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finished {
-    /// The upgrade; `None` for a local rollback.
+    /// The upgrade; `None` for an order of a person at the node.
     pub upgrade: Option<UpgradeId>,
     /// How it ended.
     pub outcome: Outcome,
@@ -259,4 +327,7 @@ pub struct Finished {
     pub reason: Reason,
     /// When.
     pub time: Time,
+    /// What is written of it into the history; `None` where an earlier version wrote this record.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entry: Option<Box<Entry>>,
 }

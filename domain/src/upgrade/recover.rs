@@ -3,13 +3,14 @@
 use super::{
     Phase,
     policy::Policy,
-    record::{Goal, Passage, Record},
+    record::{Passage, Record},
     step::Process,
 };
 use crate::{
     digest::Digest,
     reason::{Reason, ReasonCode},
-    state::{ComponentState, Layer},
+    release::Kind,
+    state::{ComponentState, Layer, stack_digest},
 };
 
 /// What an inspection found.
@@ -23,6 +24,8 @@ pub struct Found {
     pub kept: Vec<Digest>,
     /// What differs in an installed directory from the version that was put there, each path with what became of it.
     pub changes: Vec<String>,
+    /// Those of them that are known to be patches: nothing that could be put in the component's place.
+    pub patches: Vec<Digest>,
     /// What runs.
     pub process: Process,
     /// What the probes say, where they were asked and there are any.
@@ -44,7 +47,9 @@ pub enum Recovery {
     Staged,
     /// The old version is in place: switch from the beginning.
     Activate,
-    /// The new version is in place but does not run: restart.
+    /// The new base is in place, its stack is not: switch that.
+    Restack,
+    /// The new version is in place but does not run, or nobody knows whether it does: restart, patch live or reload.
     Restarting,
     /// The new version is in place and runs: watch it from the beginning.
     Probe,
@@ -62,23 +67,31 @@ pub fn decide(passage: &Passage, found: &Found, policy: &Policy) -> Recovery {
     if passage.end.is_some() {
         return Recovery::End;
     }
-    let to = passage.order.goal.state().artifact();
-    let old_in_place = found.installed == passage.from.artifact();
-    let new_in_place = found.installed == to;
-    let staged = to.is_none_or(|digest| found.kept.contains(&digest) || new_in_place);
-    let runs = !policy.supervised || found.process.digest() == to;
+    let (from, goal) = (&passage.from, &passage.order.goal);
+    let to = goal.state();
+    let stack = stack_digest(&found.layers);
+    let (old_base, new_base) = (found.installed == from.artifact(), found.installed == to.artifact());
+    let (old_stack, new_stack) = (stack == from.stack(), stack == to.stack());
+    let (old_in_place, new_in_place) = (old_base && old_stack, new_base && new_stack);
+    let lies = |digest: &Digest| found.kept.contains(digest) || found.installed == Some(*digest);
+    let staged = goal.parts(from).iter().all(|part| lies(&part.digest));
+    let runs = policy.runs(&found.process, to);
+    // A process says what it was started from, but not whether it was told of new files.
+    let told = policy.supervised && policy.kind != Kind::Files;
+    let certain = told || !(passage.order.live || policy.reloads());
     match passage.phase {
         Phase::RollingBack => Recovery::RollBack,
         _ if !passage.touched && !old_in_place => Recovery::Leave,
         Phase::Pending | Phase::Preflight => Recovery::Restart,
         Phase::Fetching => Recovery::Fetch,
-        Phase::Verifying | Phase::Staged if !staged && fetches(&passage.order.goal) => Recovery::Fetch,
+        Phase::Verifying | Phase::Staged if !staged && goal.fetches() => Recovery::Fetch,
         Phase::Verifying => Recovery::Verify,
         Phase::Staged => Recovery::Staged,
         // The same bytes before and after: only the process tells how far it went.
-        Phase::Activating if new_in_place && runs => Recovery::Probe,
+        Phase::Activating if new_in_place && runs && certain => Recovery::Probe,
         Phase::Activating if new_in_place && !old_in_place => Recovery::Restarting,
         Phase::Activating if old_in_place && staged => Recovery::Activate,
+        Phase::Activating if new_base && old_stack && staged => Recovery::Restack,
         Phase::Probing if new_in_place && runs => Recovery::Probe,
         Phase::Probing if new_in_place => Recovery::Restarting,
         Phase::Committing if new_in_place && runs => Recovery::Commit,
@@ -87,31 +100,49 @@ pub fn decide(passage: &Passage, found: &Found, policy: &Policy) -> Recovery {
     }
 }
 
-fn fetches(goal: &Goal) -> bool {
-    matches!(goal, Goal::Install { .. })
-}
-
 /// Whether what was found differs from what is recorded, while no upgrade is under way.
 #[must_use]
 pub fn drift(record: &Record, policy: &Policy, found: &Found) -> Option<Reason> {
-    let recorded = record.current.artifact();
+    let current = &record.current;
+    let recorded = current.artifact();
     let name = |digest: Option<Digest>| digest.map_or_else(|| "nothing".to_owned(), |d| d.to_string());
-    let drifted = |actual: Option<Digest>| {
-        Reason::new(ReasonCode::Drifted).with("actual", name(actual)).with("recorded", name(recorded))
+    let drifted = |actual: String, recorded: String| {
+        Reason::new(ReasonCode::Drifted).with("actual", actual).with("recorded", recorded)
     };
     if found.installed != recorded {
-        return Some(drifted(found.installed));
+        return Some(drifted(name(found.installed), name(recorded)));
     }
-    match found.process.digest() {
-        Some(running) if policy.supervised && Some(running) != recorded => Some(drifted(Some(running))),
-        _ => None,
+    if stack_digest(&found.layers) != current.stack() {
+        return Some(drifted(patches(&found.layers), patches(&current.layers)));
+    }
+    let running = found.process.digest().filter(|_| policy.supervised)?;
+    if policy.runs_artifact() && Some(running) != recorded {
+        return Some(drifted(name(Some(running)), name(recorded)));
+    }
+    let another = |digest: Option<Digest>| digest.map_or_else(|| "no patches".to_owned(), of_stack);
+    (found.process.stack() != current.stack())
+        .then(|| drifted(another(found.process.stack()), patches(&current.layers)))
+}
+
+fn of_stack(digest: Digest) -> String {
+    format!("stack {}", digest.short())
+}
+
+/// A stack as people see it, e.g. `patch 10,9 (stack 9f2c3a)`.
+fn patches(layers: &[Layer]) -> String {
+    let active = layers.iter().filter(|layer| !layer.retired);
+    let numbers: Vec<String> = active.map(|layer| layer.number.to_string()).collect();
+    match stack_digest(layers) {
+        Some(digest) => format!("patch {} ({})", numbers.join(","), of_stack(digest)),
+        None => "no patches".to_owned(),
     }
 }
 
 /// What a component is taken to be that nothing is recorded of: what lies there, by its digest.
 #[must_use]
 pub fn adopt(found: &Found) -> ComponentState {
-    found.installed.map_or_else(ComponentState::absent, ComponentState::unmanaged)
+    let base = found.installed.map_or_else(ComponentState::absent, ComponentState::unmanaged);
+    ComponentState { layers: found.layers.clone(), ..base }
 }
 
 /// What is taken to be kept of a component that nothing is recorded of: the versions that lie there. In which
@@ -119,7 +150,10 @@ pub fn adopt(found: &Found) -> ComponentState {
 #[must_use]
 pub fn adopt_kept(found: &Found) -> Vec<ComponentState> {
     let mut kept: Vec<Digest> = found.kept.clone();
-    kept.retain(|digest| Some(*digest) != found.installed);
+    let of_stack = |digest: &Digest| found.layers.iter().any(|layer| layer.release.artifact == *digest);
+    kept.retain(|digest| {
+        Some(*digest) != found.installed && !found.patches.contains(digest) && !of_stack(digest)
+    });
     kept.sort_unstable();
     kept.into_iter().map(ComponentState::unmanaged).collect()
 }

@@ -25,9 +25,15 @@ pub enum StepKind {
     CheckPreflight {
         /// What is to be installed; `None` for a removal.
         digest: Option<Digest>,
+        /// The manifest that describes it, where there is one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        manifest: Option<Digest>,
         /// The stack that is to be in force, highest number first.
         #[serde(default)]
         layers: Vec<Layer>,
+        /// Layers that are in force and are not to be any more.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        gone: Vec<Layer>,
         /// Whether the running JVM is to be patched instead of restarted.
         #[serde(default)]
         live: bool,
@@ -93,11 +99,17 @@ pub enum StepKind {
     PatchLive {
         /// The stack, highest number first.
         layers: Vec<Layer>,
+        /// Layers that were in force until now and are not any more.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        gone: Vec<Layer>,
     },
     /// Ask the running JVM which classes are in force.
     Prove {
-        /// What should be.
+        /// What should be, highest number first.
         layers: Vec<Layer>,
+        /// Layers that were in force until now and are not any more.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        gone: Vec<Layer>,
     },
     /// Tell whoever uses the component's files that they have changed.
     Reload,
@@ -121,10 +133,13 @@ pub enum StepKind {
         /// Also run each probe once.
         probe: bool,
     },
-    /// Remove what is temporary, and versions that nothing names.
+    /// Remove what is temporary, and versions and stacks that nothing names.
     Prune {
         /// The versions that something names.
         keep: Vec<Digest>,
+        /// The stacks that something names; see [`crate::state::stack_digest`]. The one in force stays anyway.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        stacks: Vec<Digest>,
     },
 }
 

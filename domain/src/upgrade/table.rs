@@ -29,7 +29,7 @@ pub const TRANSITIONS: &[Row] = &[
     go(Phase::Pending, Phase::Preflight, "its turn"),
     go(Phase::Preflight, Phase::Fetching, "checks passed"),
     go(Phase::Preflight, Phase::Verifying, "restores a kept state"),
-    go(Phase::Preflight, Phase::Staged, "in place, but something else runs"),
+    go(Phase::Preflight, Phase::Staged, "nothing to fetch"),
     go(Phase::Fetching, Phase::Verifying, "all bytes are there"),
     go(Phase::Verifying, Phase::Staged, "digest and platform are right"),
     go(Phase::Verifying, Phase::Fetching, "bytes lost while no agent ran"),

@@ -8,18 +8,17 @@ use std::{
 };
 
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{RwLock, mpsc, oneshot},
     task::JoinHandle,
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 use upfleet_domain::{
-    order::{DesiredState, Generation, HoldOrder, Target},
+    order::{DesiredState, Generation, HoldOrder},
     reason::{Reason, ReasonCode},
-    release::VerifiedRelease,
     time::Time,
     upgrade::{
-        event::{Effect, Event, Offer, Offered},
+        event::{Effect, Event, Offer},
         machine::Machine,
         record::Record,
         step::Step,
@@ -27,8 +26,10 @@ use upfleet_domain::{
 };
 
 use super::{
-    Acked, ManifestBytes, Message, Nacked, Outgoing, Snapshot,
+    Acked, Message, Nacked, Outgoing, Snapshot,
     exclusive::Exclusives,
+    history::History,
+    offers::{self, Brought},
     work::{Listener, Tools},
     world::World,
 };
@@ -75,6 +76,8 @@ pub(super) struct Actor<W> {
     journal: Option<Journal>,
     tools: Arc<Tools<W>>,
     exclusives: Exclusives,
+    /// Read-locked while somebody brings bytes.
+    offering: Arc<RwLock<()>>,
     clock: Clock,
     internal: (mpsc::UnboundedSender<Event>, mpsc::UnboundedReceiver<Event>),
     task: Option<(u64, bool, JoinHandle<()>)>,
@@ -89,6 +92,7 @@ impl<W: World> Actor<W> {
         journal: Journal,
         tools: Tools<W>,
         exclusives: Exclusives,
+        offering: Arc<RwLock<()>>,
         shutdown: CancellationToken,
     ) -> Self {
         Self {
@@ -96,6 +100,7 @@ impl<W: World> Actor<W> {
             journal: Some(journal),
             tools: Arc::new(tools),
             exclusives,
+            offering,
             clock: Clock::start(),
             internal: mpsc::unbounded_channel(),
             task: None,
@@ -108,6 +113,9 @@ impl<W: World> Actor<W> {
     /// Runs until the agent ends. What is under way is left as it is; the next start goes on from the journal.
     pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<Message>) {
         let shutdown = self.shutdown.clone();
+        if let Some(entry) = self.machine.record().last.as_ref().and_then(|last| last.entry.clone()) {
+            self.remember(move |history| history.catch_up(&entry)).await;
+        }
         self.happen(Event::Started).await;
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -143,8 +151,12 @@ impl<W: World> Actor<W> {
 
     async fn receive(&mut self, message: Message) {
         match message {
-            Message::Order { desired, manifest, hold, answer } => {
-                self.ordered(*desired, manifest, hold, answer).await;
+            Message::Order { desired, brought, hold, answer } => {
+                self.ordered(*desired, brought, hold, answer).await;
+            }
+            Message::Apply { desired, brought, message, answer } => {
+                self.waiting = Some(Waiting::Local(answer));
+                self.apply(*desired, brought, message).await;
             }
             Message::LocalRollback { to, message, answer } => {
                 self.waiting = Some(Waiting::Local(answer));
@@ -170,7 +182,7 @@ impl<W: World> Actor<W> {
     async fn ordered(
         &mut self,
         desired: DesiredState,
-        manifest: Option<ManifestBytes>,
+        brought: Brought,
         hold: Option<HoldOrder>,
         answer: oneshot::Sender<Result<Acked, Nacked>>,
     ) {
@@ -183,44 +195,38 @@ impl<W: World> Actor<W> {
             kept: Generation::default(),
             upgrade: desired.upgrade.clone(),
         };
-        let brought = manifest.is_some();
-        let release = self.read(&desired, manifest);
+        let any = brought.any();
+        let offer = self.read(desired, brought);
         self.waiting = Some(Waiting::Order(answer, nacked));
-        self.happen(Event::Order(Box::new(Offer { desired, release, layers: Ok(Vec::new()) }))).await;
-        if brought {
+        self.happen(Event::Order(Box::new(offer))).await;
+        if any {
             // Of an order that was refused, nothing stays.
             self.tools.manifests.prune(self.machine.record());
         }
     }
 
-    /// Verifies what an order would install, and makes its manifest durable before the order can be accepted.
-    fn read(
-        &self,
-        desired: &DesiredState,
-        manifest: Option<ManifestBytes>,
-    ) -> Option<Result<Offered, Reason>> {
-        let Target::Install(ordered) = &desired.target else { return None };
-        let manifests = &self.tools.manifests;
-        let verified = match manifest {
-            Some(manifest) => VerifiedRelease::parse(&manifest.bytes, ordered.manifest, &manifest.signatures)
-                .and_then(|release| manifests.store(&ordered.manifest, &manifest).map(|()| release)),
-            None => manifests.load(&ordered.manifest),
-        };
-        Some(verified.map(|release| {
-            let platform = &self.tools.policy.platform;
-            let artifact = release.manifest().artifact_for(platform);
-            let (reference, unfit) = match release.reference(platform) {
-                Ok(reference) => (reference, None),
-                Err(reason) => (ordered.clone(), Some(reason)),
-            };
-            Offered {
-                release: reference,
-                kind: release.manifest().kind,
-                size: artifact.map_or(0, |artifact| artifact.size),
-                md5: artifact.and_then(|artifact| artifact.md5),
-                unfit,
-            }
-        }))
+    /// A person at the node applies what a file holds: its manifests are read as an order's are.
+    async fn apply(&mut self, desired: DesiredState, brought: Brought, message: String) {
+        let offer = self.read(desired, brought);
+        self.happen(Event::LocalApply { offer: Box::new(offer), message }).await;
+        // Of what was refused, nothing stays.
+        self.tools.manifests.prune(self.machine.record());
+        self.forget_offered();
+    }
+
+    /// Removes what was brought and is not going to be used.
+    fn forget_offered(&self) {
+        let record = self.machine.record();
+        if record.passage.is_none()
+            && record.next.is_none()
+            && let Ok(_none_brings) = self.offering.try_write()
+        {
+            self.tools.executor.forget_offered();
+        }
+    }
+
+    fn read(&self, desired: DesiredState, brought: Brought) -> Offer {
+        offers::read(&self.tools.manifests, &self.tools.policy.platform, desired, brought)
     }
 
     // ---- the loop's body -----------------------------------------------------------------------------------
@@ -305,9 +311,20 @@ impl<W: World> Actor<W> {
                     manifests.prune(&record);
                 })
                 .await;
+                self.forget_offered();
             }
+            Effect::History(entry) => self.remember(move |history| history.append(&entry)).await,
             // Said once, after all effects.
             Effect::Inventory => {}
+        }
+    }
+
+    /// Writes into the history. It is for people: where it can't be written, that is said and nothing else.
+    async fn remember(&self, write: impl FnOnce(&History) -> std::io::Result<()> + Send + 'static) {
+        let history = self.tools.history.clone();
+        let written = tokio::task::spawn_blocking(move || write(&history)).await;
+        if let Ok(Err(error)) = written {
+            tracing::warn!(component = %self.machine.record().component, %error, "history");
         }
     }
 

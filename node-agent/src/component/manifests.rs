@@ -2,33 +2,40 @@
 //! controller. What is read back is verified again: only a `VerifiedRelease` is obeyed.
 
 use std::{
+    collections::BTreeMap,
     fs::{DirBuilder, File, OpenOptions},
     io::{self, Write as _},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use upfleet_domain::{
     digest::Digest,
     id::ComponentId,
     reason::{Reason, ReasonCode},
-    release::VerifiedRelease,
-    state::{Base, ComponentState},
+    release::{Kind, VerifiedRelease},
+    state::{Base, ComponentState, Layer},
     upgrade::record::Record,
 };
 
-use super::ManifestBytes;
+use super::{
+    ManifestBytes,
+    stack::{Patch, View},
+};
 use crate::crash;
 
 /// The manifests of one component.
 #[derive(Clone, Debug)]
 pub(super) struct Manifests {
     dir: PathBuf,
+    /// The artifacts of those that were read and are of patches, by manifest.
+    read: Arc<Mutex<BTreeMap<Digest, Vec<Digest>>>>,
 }
 
 impl Manifests {
     pub(super) fn new(state_dir: &Path, component: &ComponentId) -> Self {
-        Self { dir: state_dir.join("manifests").join(component.as_str()) }
+        Self { dir: state_dir.join("manifests").join(component.as_str()), read: Arc::default() }
     }
 
     /// Makes a manifest durable.
@@ -65,12 +72,49 @@ impl Manifests {
         VerifiedRelease::parse(&bytes, *digest, &[])
     }
 
+    /// A stack with what its manifests say; jars are where `jar` says. A layer that is not in force may be without.
+    pub(super) fn view(
+        &self,
+        layers: &[Layer],
+        gone: &[Layer],
+        jar: impl Fn(&Digest) -> PathBuf,
+    ) -> Result<View, Reason> {
+        let patch = |layer: &Layer| -> Result<Patch, Reason> {
+            let release = self.load(&layer.release.manifest)?;
+            let missing =
+                || Reason::new(ReasonCode::PatchInvalid).with("problem", "its manifest describes no patch");
+            let spec = release.manifest().patch.clone().ok_or_else(missing)?;
+            Ok(Patch { layer: layer.clone(), spec, jar: jar(&layer.release.artifact) })
+        };
+        let known = |layer: &&Layer| !layer.retired || self.load(&layer.release.manifest).is_ok();
+        let layers = layers.iter().filter(known).map(patch).collect::<Result<_, _>>()?;
+        Ok(View { layers, gone: gone.iter().filter_map(|layer| patch(layer).ok()).collect() })
+    }
+
+    /// The artifacts of patches whose manifests lie here. Each manifest is read once.
+    pub(super) fn patches(&self) -> Vec<Digest> {
+        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        let entries = std::fs::read_dir(&self.dir).into_iter().flatten().flatten();
+        let names = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<Digest>().ok());
+        let names: Vec<Digest> = names.collect();
+        read.retain(|name, _| names.contains(name));
+        for name in names {
+            read.entry(name).or_insert_with(|| {
+                let release = self.load(&name).ok().filter(|release| release.manifest().kind == Kind::Patch);
+                let artifacts = release.iter().flat_map(|release| &release.manifest().artifacts);
+                artifacts.map(|artifact| artifact.sha256).collect()
+            });
+        }
+        read.values().flatten().copied().collect()
+    }
+
     /// Removes what no state, upgrade or waiting order names.
     pub(super) fn prune(&self, record: &Record) {
         let goals = record.passage.iter().map(|passage| passage.order.goal.state());
         let goals = goals.chain(record.next.iter().map(|order| order.goal.state()));
-        let states = std::iter::once(&record.current).chain(&record.kept).chain(goals);
-        let named: Vec<String> = states.filter_map(manifest).map(|digest| digest.to_string()).collect();
+        let froms = record.passage.iter().map(|passage| &passage.from);
+        let states = std::iter::once(&record.current).chain(&record.kept).chain(froms).chain(goals);
+        let named: Vec<String> = states.flat_map(manifests).map(|digest| digest.to_string()).collect();
         let Ok(entries) = std::fs::read_dir(&self.dir) else { return };
         for entry in entries.flatten() {
             let known = entry.file_name().to_str().is_some_and(|name| named.iter().any(|kept| kept == name));
@@ -82,9 +126,10 @@ impl Manifests {
     }
 }
 
-fn manifest(state: &ComponentState) -> Option<Digest> {
-    match &state.base {
+fn manifests(state: &ComponentState) -> Vec<Digest> {
+    let base = match &state.base {
         Base::Release(release) => Some(release.manifest),
         Base::Absent | Base::Unmanaged { .. } => None,
-    }
+    };
+    base.into_iter().chain(state.layers.iter().map(|layer| layer.release.manifest)).collect()
 }

@@ -4,8 +4,11 @@
 
 mod actor;
 mod exclusive;
+pub mod history;
 mod manifests;
+mod offers;
 pub mod policy;
+pub mod stack;
 #[cfg(test)]
 mod tests;
 mod work;
@@ -13,17 +16,19 @@ pub mod world;
 
 use std::{
     collections::BTreeMap,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, RwLock},
 };
 
 pub use exclusive::Exclusives;
+use offers::Brought;
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinHandle,
 };
 use tokio_util::sync::CancellationToken;
 use upfleet_domain::{
+    digest::Digest,
     id::{ComponentId, UpgradeId},
     order::{DesiredState, Generation, HoldOrder},
     reason::{Reason, ReasonCode},
@@ -35,7 +40,7 @@ use upfleet_domain::{
 
 use crate::{
     config::ComponentConfig,
-    exec::{Executor, FirstInstall, Place},
+    exec::{self, Executor, FirstInstall, Place},
     journal::{Journal, JournalError},
 };
 
@@ -90,9 +95,15 @@ pub struct Nacked {
 pub(crate) enum Message {
     Order {
         desired: Box<DesiredState>,
-        manifest: Option<ManifestBytes>,
+        brought: Brought,
         hold: Option<HoldOrder>,
         answer: oneshot::Sender<Result<Acked, Nacked>>,
+    },
+    Apply {
+        desired: Box<DesiredState>,
+        brought: Brought,
+        message: String,
+        answer: oneshot::Sender<Result<(), Reason>>,
     },
     LocalRollback {
         to: Option<ComponentState>,
@@ -127,12 +138,14 @@ pub struct Snapshot {
 #[derive(Clone, Debug)]
 pub struct Handle {
     component: ComponentId,
+    place: Place,
+    offering: Arc<tokio::sync::RwLock<()>>,
     sender: mpsc::Sender<Message>,
 }
 
 impl Handle {
-    pub(crate) fn new(component: ComponentId, sender: mpsc::Sender<Message>) -> Self {
-        Self { component, sender }
+    pub(crate) fn new(component: ComponentId, place: Place, sender: mpsc::Sender<Message>) -> Self {
+        Self { component, place, offering: Arc::default(), sender }
     }
 
     /// The component.
@@ -141,7 +154,8 @@ impl Handle {
         &self.component
     }
 
-    /// Offers a desired state, with the manifest's bytes where it installs, and a hold order if one came along.
+    /// Offers a desired state, with the manifest's bytes where it installs, those of its layers in their order, and a
+    /// hold order if one came along.
     ///
     /// # Errors
     /// [`Nacked`] where the agent's policy says no, or the agent is ending.
@@ -149,11 +163,13 @@ impl Handle {
         &self,
         desired: DesiredState,
         manifest: Option<ManifestBytes>,
+        layers: Vec<ManifestBytes>,
         hold: Option<HoldOrder>,
     ) -> Result<Acked, Nacked> {
         let (generation, upgrade) = (desired.generation, desired.upgrade.clone());
         let desired = Box::new(desired);
-        self.ask(|answer| Message::Order { desired, manifest, hold, answer })
+        let brought = Brought { manifest, layers };
+        self.ask(|answer| Message::Order { desired, brought, hold, answer })
             .await
             .unwrap_or_else(|reason| Err(Nacked { generation, reason, kept: Generation::default(), upgrade }))
     }
@@ -165,6 +181,30 @@ impl Handle {
     /// Where there is no such state.
     pub async fn roll_back(&self, to: Option<ComponentState>, message: String) -> Result<(), Reason> {
         self.ask(|answer| Message::LocalRollback { to, message, answer }).await?
+    }
+
+    /// Applies what a file holds by will of a person at the node, and holds the component: like an order without
+    /// rollout and upgrade, whose generation says nothing. `artifacts` are files with the bytes of what it names;
+    /// they are copied, and verified like anything fetched. Returns once it is recorded, not when it is done.
+    ///
+    /// # Errors
+    /// [`ReasonCode::LocalApplyForbidden`], or why it is refused, or where the bytes can't be copied.
+    pub async fn apply(
+        &self,
+        desired: DesiredState,
+        manifest: Option<ManifestBytes>,
+        layers: Vec<ManifestBytes>,
+        artifacts: Vec<(Digest, PathBuf)>,
+        message: String,
+    ) -> Result<(), Reason> {
+        let place = self.place.clone();
+        let _kept_until_recorded = self.offering.read().await;
+        let copied = tokio::task::spawn_blocking(move || {
+            artifacts.iter().try_for_each(|(digest, path)| exec::offer(&place, digest, path))
+        });
+        copied.await.map_err(|_| Reason::new(ReasonCode::AgentEnding))??;
+        let (desired, brought) = (Box::new(desired), Brought { manifest, layers });
+        self.ask(|answer| Message::Apply { desired, brought, message, answer }).await?
     }
 
     /// The controller has recorded all reports of `upgrade` up to `sequence`.
@@ -266,17 +306,22 @@ pub fn start<W: world::World>(
     let policy = policy::policy(config, &shared.platform);
     let first =
         FirstInstall { mode: config.mode.0, owner: config.owner.clone(), group: config.group.clone() };
+    let place = Place::new(&config.name, &config.path);
     let tools = work::Tools {
-        executor: Executor::new(Place::new(&config.name, &config.path), first),
+        executor: Executor::new(place.clone(), first),
         manifests: manifests::Manifests::new(state_dir, &config.name),
-        world,
+        history: history::History::new(state_dir, &config.name),
+        world: Arc::new(world),
         policy: policy.clone(),
         outgoing: shared.outgoing,
         gate: Arc::default(),
     };
     let machine = Machine::new(policy, record);
-    let actor = actor::Actor::new(machine, opened.journal, tools, shared.exclusives, shared.shutdown);
     // Room for a burst of orders and acknowledgements; whoever sends more waits.
     let (sender, inbox) = mpsc::channel(64);
-    Ok((Handle::new(config.name.clone(), sender), tokio::spawn(actor.run(inbox))))
+    let handle = Handle::new(config.name.clone(), place, sender);
+    let offering = Arc::clone(&handle.offering);
+    let actor =
+        actor::Actor::new(machine, opened.journal, tools, shared.exclusives, offering, shared.shutdown);
+    Ok((handle, tokio::spawn(actor.run(inbox))))
 }

@@ -2,7 +2,7 @@
 
 use upfleet_domain::{
     release::Platform,
-    upgrade::policy::{Deadlines, Policy, ProbePolicy},
+    upgrade::policy::{Deadlines, PROVE_EVERY, Policy, ProbePolicy},
 };
 
 use crate::config::{ComponentConfig, ProbeConfig, ProbeKind, Require, RunMode};
@@ -32,6 +32,11 @@ pub fn policy(config: &ComponentConfig, platform: &Platform) -> Policy {
         allow_downgrade: config.allow_downgrade,
         exclusive_with: config.exclusive_with.clone(),
         supervised: config.run.mode == RunMode::Supervised,
+        patchable: config.jvm.is_some(),
+        live: config.jvm.as_ref().is_some_and(|jvm| jvm.live),
+        reload: config.reload.is_some(),
+        allow_local_apply: false,
+        prove_every: PROVE_EVERY,
         require_healthy_baseline: health.require_healthy_baseline,
         probes: probes(config).iter().map(probe).collect(),
         any_probe: health.require == Require::Any,

@@ -21,7 +21,9 @@ use upfleet_domain::{
 };
 
 use super::{
-    Exclusives, Handle, ManifestBytes, Outgoing, Shared, start,
+    Exclusives, Handle, ManifestBytes, Outgoing, Shared,
+    stack::View,
+    start,
     world::{OnProgress, World},
 };
 use crate::{config::ComponentConfig, exec::hash_file};
@@ -46,7 +48,7 @@ impl World for Toy {
         Ok(())
     }
 
-    async fn start(&self, digest: Digest) -> Result<Process, Failure> {
+    async fn start(&self, digest: Digest, _: View) -> Result<Process, Failure> {
         assert_eq!(hash_file(&self.0.path).unwrap(), digest);
         let mut runs = self.0.runs.lock().unwrap();
         let pid = runs.map_or(1, |(pid, _)| pid + 1);
@@ -181,7 +183,7 @@ impl Bench {
             trace: String::new(),
             actor: String::new(),
         };
-        self.handle.order(desired, manifest, None).await.map(drop).map_err(|nacked| nacked.reason)
+        self.handle.order(desired, manifest, vec![], None).await.map(drop).map_err(|nacked| nacked.reason)
     }
 
     async fn install(&mut self, n: u64, bytes: &[u8]) {

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use tokio::sync::{Mutex, OwnedMutexGuard, mpsc};
 use upfleet_domain::{
     digest::Digest,
+    files::OnLocalChange,
     id::UpgradeId,
     reason::{Reason, ReasonCode},
+    state::Layer,
     upgrade::{
         policy::Policy,
         preflight::Facts,
@@ -15,7 +17,7 @@ use upfleet_domain::{
     },
 };
 
-use super::{Outgoing, manifests::Manifests, world::World};
+use super::{Outgoing, history::History, manifests::Manifests, stack::View, world::World};
 use crate::{
     crash,
     download::Progress,
@@ -29,7 +31,8 @@ const MAX_CHANGES: usize = 100;
 pub(super) struct Tools<W> {
     pub(super) executor: Executor,
     pub(super) manifests: Manifests,
-    pub(super) world: W,
+    pub(super) history: History,
+    pub(super) world: Arc<W>,
     pub(super) policy: Policy,
     pub(super) outgoing: mpsc::Sender<Outgoing>,
     /// Held by the step under way. A step on files can't be stopped in its middle, so the next one waits for
@@ -60,28 +63,48 @@ impl<W: World> Tools<W> {
         gate: OwnedMutexGuard<()>,
     ) -> Result<Answer, Failure> {
         match kind {
-            StepKind::CheckPreflight { digest, .. } => self.check(*digest, gate).await,
+            StepKind::CheckPreflight { digest, manifest, layers, gone, live } => {
+                let view = self.view(layers, gone)?;
+                self.check((*digest, *manifest), view, *live, gate).await
+            }
             StepKind::Fetch { manifest, digest } => self.fetch(manifest, *digest, listener, gate).await,
             StepKind::Stop => self.world.stop().await.map(|()| Answer::Done),
-            StepKind::Start { digest, .. } => self.world.start(*digest).await.map(Answer::Started),
-            StepKind::Probe { index } => Ok(Answer::Probed(self.probe(*index).await)),
-            StepKind::Inspect { probe } => self.inspect(*probe, gate).await,
-            StepKind::Reload => Ok(Answer::Reloaded(self.world.reload().await?)),
+            StepKind::Start { digest, layers } => {
+                self.world.start(*digest, self.view(layers, &[])?).await.map(Answer::Started)
+            }
+            StepKind::SwitchStack { layers } | StepKind::SwitchStackBack { layers } => {
+                let (view, world) = (self.view(layers, &[])?, Arc::clone(&self.world));
+                let switch = move |executor: &Executor| world.switch(executor.place(), &view);
+                Ok(self.on_files(gate, switch).await.map(|()| Answer::Done)?)
+            }
+            StepKind::PatchLive { layers, gone } => {
+                self.world.patch_live(self.view(layers, gone)?).await.map(Answer::Proved)
+            }
+            StepKind::Prove { layers, gone } => {
+                self.world.prove(self.view(layers, gone)?).await.map(Answer::Proved)
+            }
+            StepKind::Reload => self.world.reload().await.map(Answer::Reloaded),
+            StepKind::Prune { stacks, .. } => {
+                let (kind, stacks, world) = (kind.clone(), stacks.clone(), Arc::clone(&self.world));
+                let pruned = self.on_files(gate, move |executor| {
+                    let stacks = world.prune_stacks(executor.place(), &stacks);
+                    let answer = executor.perform(&kind, None)?;
+                    stacks.map(|()| answer)
+                });
+                Ok(pruned.await?)
+            }
             StepKind::Verify { manifest, .. } | StepKind::Stage { manifest, .. } => {
                 let (kind, release) = (kind.clone(), self.manifests.load(manifest)?);
                 let work = move |executor: &Executor| executor.perform(&kind, Some(release.manifest()));
                 Ok(self.on_files(gate, work).await?)
             }
+            StepKind::Probe { index } => Ok(Answer::Probed(self.probe(*index).await)),
+            StepKind::Inspect { probe } => self.inspect(*probe, gate).await,
             StepKind::VerifyKept { .. }
             | StepKind::Backup { .. }
             | StepKind::Swap { .. }
             | StepKind::SwapBack { .. }
-            | StepKind::Remove { .. }
-            | StepKind::SwitchStack { .. }
-            | StepKind::SwitchStackBack { .. }
-            | StepKind::PatchLive { .. }
-            | StepKind::Prove { .. }
-            | StepKind::Prune { .. } => {
+            | StepKind::Remove { .. } => {
                 let kind = kind.clone();
                 Ok(self.on_files(gate, move |executor| executor.perform(&kind, None)).await?)
             }
@@ -106,9 +129,37 @@ impl<W: World> Tools<W> {
         })
     }
 
-    async fn check(&self, wanted: Option<Digest>, gate: OwnedMutexGuard<()>) -> Result<Answer, Failure> {
+    /// A stack with what its manifests say.
+    fn view(&self, layers: &[Layer], gone: &[Layer]) -> Result<View, Reason> {
+        self.manifests.view(layers, gone, |digest| self.executor.place().version(digest))
+    }
+
+    async fn check(
+        &self,
+        (digest, manifest): (Option<Digest>, Option<Digest>),
+        view: View,
+        live: bool,
+        gate: OwnedMutexGuard<()>,
+    ) -> Result<Answer, Failure> {
         let runs = self.policy.supervised;
-        let looked = self.on_files(gate, move |executor| executor.look(wanted.as_ref(), runs)).await?;
+        let active = view.layers.iter().filter(|patch| !patch.layer.retired);
+        let layers = active.map(|patch| patch.layer.release.artifact);
+        let wanted: Vec<Digest> = digest.into_iter().chain(layers).collect();
+        let world = Arc::clone(&self.world);
+        let looked = self.on_files(gate, move |executor| {
+            Ok((executor.look(&wanted, runs)?, world.stack(executor.place())?))
+        });
+        let (looked, layers) = looked.await?;
+        let refuses =
+            manifest.and_then(|manifest| self.manifests.load(&manifest).ok()).is_none_or(|release| {
+                let files = release.manifest().files.as_ref();
+                files.is_none_or(|files| files.on_local_change == OnLocalChange::Refuse)
+            });
+        let changes = if refuses { looked.changes.list(MAX_CHANGES) } else { Vec::new() };
+        let stack = match view.layers.is_empty() && view.gone.is_empty() {
+            true => Ok(Vec::new()),
+            false => self.world.fit(view, live).await,
+        };
         let process = self.world.process().await;
         let baseline = match &process {
             Process::NotRun if runs => None,
@@ -124,9 +175,9 @@ impl<W: World> Tools<W> {
             fetched: looked.fetched,
             links: looked.links,
             forbidden: looked.forbidden,
-            layers: Vec::new(),
-            stack: Ok(()),
-            changes: looked.changes.list(MAX_CHANGES),
+            layers,
+            stack,
+            changes,
             baseline,
         }))
     }
@@ -159,7 +210,7 @@ impl<W: World> Tools<W> {
     ) -> Result<Answer, Failure> {
         let has = self.on_files(gate, move |executor| {
             executor.prepare()?;
-            Ok(executor.has(&digest))
+            Ok(executor.has(&digest) || executor.take_offered(&digest)?)
         });
         if has.await? {
             return Ok(Answer::Done);
@@ -192,10 +243,15 @@ impl<W: World> Tools<W> {
     }
 
     async fn inspect(&self, probe: bool, gate: OwnedMutexGuard<()>) -> Result<Answer, Failure> {
-        let Lying { installed, kept, changes } = self.on_files(gate, Executor::inspect).await?;
+        let (world, manifests) = (Arc::clone(&self.world), self.manifests.clone());
+        let looked = self.on_files(gate, move |executor| {
+            let layers = world.stack(executor.place())?;
+            Ok((executor.inspect()?, layers, manifests.patches()))
+        });
+        let (Lying { installed, kept, changes }, layers, patches) = looked.await?;
+        let changes = changes.list(MAX_CHANGES);
         let process = self.world.process().await;
         let health = if probe { self.health().await } else { None };
-        let changes = changes.list(MAX_CHANGES);
-        Ok(Answer::Inspected(Found { installed, layers: Vec::new(), kept, changes, process, health }))
+        Ok(Answer::Inspected(Found { installed, layers, kept, patches, changes, process, health }))
     }
 }

@@ -5,17 +5,21 @@ use std::path::{Path, PathBuf};
 
 use upfleet_domain::{
     digest::Digest,
-    reason::Reason,
+    jvm::Proof,
+    reason::{Reason, ReasonCode},
     release::ArtifactRef,
+    state::Layer,
     upgrade::{
         Evidence,
         step::{Failure, Process},
     },
 };
 
+use super::stack::View;
 use crate::{
     config::{ComponentConfig, ProbeConfig},
     download::{FetchRequest, Fetcher, Progress},
+    exec::Place,
     probe::{self, ProbeContext},
     reload::{self, ReloadContext},
     supervise::{Launch, ProcessStateInfo, Supervisor},
@@ -38,8 +42,8 @@ pub trait World: Send + Sync + 'static {
         part: PathBuf,
         on: OnProgress<'_>,
     ) -> impl Future<Output = Result<(), Reason>> + Send;
-    /// Starts the process from a file of that digest, or says that it runs already.
-    fn start(&self, digest: Digest) -> impl Future<Output = Result<Process, Failure>> + Send;
+    /// Starts the process from a file of that digest and with that stack, or says that it runs already.
+    fn start(&self, digest: Digest, stack: View) -> impl Future<Output = Result<Process, Failure>> + Send;
     /// Ends the process.
     fn stop(&self) -> impl Future<Output = Result<(), Failure>> + Send;
     /// What runs.
@@ -52,6 +56,52 @@ pub trait World: Send + Sync + 'static {
     fn evidence(&self) -> impl Future<Output = Evidence> + Send;
     /// The last lines of output.
     fn tail(&self, lines: usize) -> impl Future<Output = Vec<String>> + Send;
+
+    /// Whether a stack would get into the component's JVM, with what deserves a look. Nothing is touched.
+    fn fit(&self, stack: View, live: bool) -> impl Future<Output = Result<Vec<Reason>, Reason>> + Send {
+        let _ = live;
+        async move { if stack.layers.is_empty() { Ok(Vec::new()) } else { Err(unpatchable()) } }
+    }
+    /// The stack that the next start uses, highest number first. Blocks.
+    ///
+    /// # Errors
+    /// Where it can't be read.
+    fn stack(&self, place: &Place) -> Result<Vec<Layer>, Reason> {
+        let _ = place;
+        Ok(Vec::new())
+    }
+    /// Makes a stack the one that the next start uses, in one atomic step. Blocks.
+    ///
+    /// # Errors
+    /// Where it can't; then the one before is in force.
+    fn switch(&self, place: &Place, stack: &View) -> Result<(), Reason> {
+        let _ = place;
+        if stack.layers.is_empty() { Ok(()) } else { Err(unpatchable()) }
+    }
+    /// Removes stacks that are neither in force nor in `keep`. Blocks.
+    ///
+    /// # Errors
+    /// Where they can't be removed.
+    fn prune_stacks(&self, place: &Place, keep: &[Digest]) -> Result<(), Reason> {
+        let _ = (place, keep);
+        Ok(())
+    }
+    /// Brings the running JVM to exactly this stack, all classes or none, and lets its next start use it too. `None`
+    /// where there is no JVM.
+    fn patch_live(&self, stack: View) -> impl Future<Output = Result<Option<Proof>, Failure>> + Send {
+        let _ = stack;
+        async { Err(unpatchable().into()) }
+    }
+    /// Asks the running JVM which classes are in force. `None` where there is none.
+    fn prove(&self, stack: View) -> impl Future<Output = Result<Option<Proof>, Failure>> + Send {
+        let _ = stack;
+        async { Ok(None) }
+    }
+}
+
+fn unpatchable() -> Reason {
+    let reason = Reason::new(ReasonCode::NotPatchable).with("component", "the component");
+    reason.with("problem", "its configuration does not say how its JVM is started")
 }
 
 /// The real one.
@@ -90,10 +140,10 @@ impl World for Node {
         self.fetcher.fetch(request, on).await.map(drop)
     }
 
-    async fn start(&self, digest: Digest) -> Result<Process, Failure> {
+    async fn start(&self, digest: Digest, _stack: View) -> Result<Process, Failure> {
         let launch = Launch::of(&self.config, Some(digest));
         match self.supervisor.start(&launch).await {
-            Ok(info) => Ok(Process::Running { pid: info.pid, digest: info.digest, stack: None }),
+            Ok(info) => Ok(Process::Running { pid: info.pid, digest: info.digest, stack: info.stack }),
             Err(fault) => Err(self.failure(fault.reason).await),
         }
     }
@@ -108,7 +158,7 @@ impl World for Node {
     async fn process(&self) -> Process {
         match self.supervisor.process().await {
             Ok(ProcessStateInfo::Running(info) | ProcessStateInfo::Stopping(info)) => {
-                Process::Running { pid: info.pid, digest: info.digest, stack: None }
+                Process::Running { pid: info.pid, digest: info.digest, stack: info.stack }
             }
             // A shim that does not answer is no process; starting one is idempotent and finds what is left.
             Err(_) | Ok(ProcessStateInfo::NotRun | ProcessStateInfo::Stopped { last_exit: None }) => {

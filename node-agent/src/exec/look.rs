@@ -30,7 +30,7 @@ pub struct Looked {
     pub installed_size: u64,
     /// Bytes free for the agent.
     pub available: u64,
-    /// Bytes of the wanted artifact that lie there already.
+    /// Bytes of the wanted artifacts that lie there already.
     pub fetched: u64,
     /// Whether a backup is a link.
     pub links: bool,
@@ -90,10 +90,14 @@ fn installed(place: &Place) -> Result<Option<Digest>, Reason> {
     }
 }
 
-pub(super) fn look(place: &Place, wanted: Option<&Digest>, runs: bool) -> Result<Looked, Reason> {
+pub(super) fn look(place: &Place, wanted: &[Digest], runs: bool) -> Result<Looked, Reason> {
     let installed = installed(place)?;
     let size = |path: &Path| std::fs::metadata(path).map_or(0, |metadata| metadata.len());
-    let fetched = wanted.map_or(0, |digest| size(&place.part(digest)).max(size(&place.version(digest))));
+    let lies = |digest: &Digest| {
+        let in_place = if installed == Some(*digest) { size(&place.path) } else { 0 };
+        in_place.max(size(&place.part(digest))).max(size(&place.version(digest)))
+    };
+    let fetched = wanted.iter().map(lies).sum();
     let space = statvfs(&place.parent).map_err(io::Error::from);
     let space = space.map_err(failed(ReasonCode::StageFailed, "read", &place.parent))?;
     let (forbidden, links) = match trial(place, installed.is_some()) {

@@ -10,6 +10,7 @@ mod files;
 pub mod jar;
 mod look;
 mod meta;
+mod offered;
 pub mod patch_jar;
 mod prune;
 mod remove;
@@ -28,6 +29,7 @@ use std::{
 pub use files::hash_file;
 pub use look::Looked;
 pub use meta::FirstInstall;
+pub use offered::offer;
 use upfleet_domain::{
     digest::Digest,
     files::Changes,
@@ -85,6 +87,10 @@ impl Place {
         self.store.join("incoming")
     }
 
+    fn offered(&self) -> PathBuf {
+        self.store.join("offered")
+    }
+
     fn versions(&self) -> PathBuf {
         self.store.join("versions")
     }
@@ -140,7 +146,7 @@ impl Executor {
                 swap::put_in_place(place, digest).map(done)
             }
             StepKind::Remove { digest } => remove::remove(place, *digest).map(done),
-            StepKind::Prune { keep } => prune::prune(place, keep).map(done),
+            StepKind::Prune { keep, .. } => prune::prune(place, keep).map(done),
             StepKind::CheckPreflight { .. }
             | StepKind::Fetch { .. }
             | StepKind::SwitchStack { .. }
@@ -178,11 +184,24 @@ impl Executor {
         look::inspect(&self.place, &self.known)
     }
 
-    /// What a check before an upgrade wants to know of the disk.
+    /// Moves bytes that were offered with [`offer`] to where fetched ones arrive. Says whether there were any.
+    ///
+    /// # Errors
+    /// Where they can't be moved.
+    pub fn take_offered(&self, digest: &Digest) -> Result<bool, Reason> {
+        offered::take(&self.place, digest)
+    }
+
+    /// Removes what was offered and not used.
+    pub fn forget_offered(&self) {
+        offered::forget(&self.place);
+    }
+
+    /// What a check before an upgrade wants to know of the disk. `wanted` is all that has to lie there.
     ///
     /// # Errors
     /// Where it can't be read.
-    pub fn look(&self, wanted: Option<&Digest>, runs: bool) -> Result<Looked, Reason> {
+    pub fn look(&self, wanted: &[Digest], runs: bool) -> Result<Looked, Reason> {
         look::look(&self.place, wanted, runs)
     }
 

@@ -44,7 +44,7 @@ fn an_upgrade_and_the_way_back() {
     assert_eq!(executor.inspect().unwrap().installed, Some(new));
     executor.perform(&StepKind::VerifyKept { digest: old }, None).unwrap();
     executor.perform(&StepKind::SwapBack { digest: old }, None).unwrap();
-    executor.perform(&StepKind::Prune { keep: vec![old] }, None).unwrap();
+    executor.perform(&StepKind::Prune { keep: vec![old], stacks: vec![] }, None).unwrap();
     assert_eq!(std::fs::read(&path).unwrap(), b"old");
     let lying = executor.inspect().unwrap();
     assert_eq!((lying.installed, lying.kept), (Some(old), vec![old]));
@@ -125,7 +125,7 @@ fn a_link_in_the_components_place_is_refused() {
     let executor = place(dir.path());
     std::fs::write(dir.path().join("elsewhere"), b"x").unwrap();
     symlink(dir.path().join("elsewhere"), executor.place().path()).unwrap();
-    let forbidden = executor.look(None, true).unwrap().forbidden.unwrap();
+    let forbidden = executor.look(&[], true).unwrap().forbidden.unwrap();
     assert_eq!(forbidden.code, ReasonCode::NotPermitted);
 }
 
@@ -143,7 +143,7 @@ fn a_look_leaves_no_trace_beside_the_component() {
     let dir = tempfile::tempdir().unwrap();
     let executor = place(dir.path());
     let digest = install(&executor, b"old");
-    let looked = executor.look(Some(&digest), false).unwrap();
+    let looked = executor.look(&[digest], false).unwrap();
     assert_eq!((looked.installed, looked.fetched, looked.links), (Some(digest), 3, true));
     assert_eq!(looked.forbidden, None);
     let names: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();

@@ -143,11 +143,14 @@ fn refused(component: String, nacked: Nacked) -> Message {
 /// The answer to an order; `None` where the component's actor is just ending. That is no refusal: its successor
 /// is asked, or the next agent.
 async fn answer(handle: &Handle, order: Order) -> Option<Message> {
-    let manifest = order
-        .manifest
-        .map(|manifest| ManifestBytes { bytes: manifest.bytes, signatures: manifest.signatures });
+    let bytes = |manifest: upfleet_api::convert::ManifestBytes| ManifestBytes {
+        bytes: manifest.bytes,
+        signatures: manifest.signatures,
+    };
+    let manifest = order.manifest.map(bytes);
+    let layers = order.layers.into_iter().map(bytes).collect();
     let component = order.desired.component.to_string();
-    match handle.order(order.desired, manifest, order.hold).await {
+    match handle.order(order.desired, manifest, layers, order.hold).await {
         Ok(Acked { generation: Generation { epoch, number: generation } }) => {
             tracing::info!(component, generation, "order accepted");
             Some(Message::Ack(v1::DesiredStateAck { component, epoch, generation }))

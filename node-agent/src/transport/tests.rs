@@ -67,10 +67,16 @@ fn report(sequence: u64) -> UpgradeReport {
     }
 }
 
+fn handle(sender: mpsc::Sender<Message>) -> Handle {
+    let web = "web".parse().unwrap();
+    let place = crate::exec::Place::new(&web, std::path::Path::new("/nowhere/web"));
+    Handle::new(web, place, sender)
+}
+
 /// A component that accepts odd generations and has the given reports left; says what was acknowledged.
 fn component(handles: &Handles, unacknowledged: Vec<UpgradeReport>) -> mpsc::Receiver<(UpgradeId, u64)> {
     let (sender, mut mailbox) = mpsc::channel(8);
-    handles.insert(Handle::new("web".parse().unwrap(), sender));
+    handles.insert(handle(sender));
     let (acked, receiver) = mpsc::channel(8);
     tokio::spawn(async move {
         while let Some(message) = mailbox.recv().await {
@@ -200,7 +206,7 @@ async fn a_session_greets_answers_orders_and_reports() {
 async fn an_order_to_a_component_that_left_is_refused_in_the_end() {
     let mut agent = agent(WEEK, vec![]).await;
     let (mut session, _) = agent.greeted().await;
-    agent.handles.insert(Handle::new("web".parse().unwrap(), mpsc::channel(1).0));
+    agent.handles.insert(handle(mpsc::channel(1).0));
     session.send(Response::DesiredState(desired(3))).await;
     let unknown = v1::DesiredState { component: "other".into(), ..desired(5) };
     session.send(Response::DesiredState(unknown)).await;

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use upfleet_agent::{
     component::{
         self, Exclusives, ManifestBytes, Outgoing, Shared,
+        stack::View,
         world::{OnProgress, World},
     },
     config::ComponentConfig,
@@ -120,7 +121,7 @@ impl World for Local {
         Ok(())
     }
 
-    async fn start(&self, digest: Digest) -> Result<Process, Failure> {
+    async fn start(&self, digest: Digest, _: View) -> Result<Process, Failure> {
         let started = self.supervisor.start(&Launch::of(&self.config, Some(digest))).await;
         let info = started.map_err(|fault| Failure::from(fault.reason))?;
         Ok(Process::Running { pid: info.pid, digest: info.digest, stack: None })
@@ -198,7 +199,7 @@ async fn drive(dir: &Path, name: &str) {
         trace: String::new(),
         actor: String::new(),
     };
-    handle.order(desired, Some(manifest), None).await.unwrap();
+    handle.order(desired, Some(manifest), vec![], None).await.unwrap();
     // Every report and inventory is a moment to look whether it is over.
     loop {
         let snapshot = handle.snapshot().await.unwrap();

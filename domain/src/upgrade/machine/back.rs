@@ -1,8 +1,12 @@
-//! The way back: verify what was kept, put it in place, restart it, see that it is healthy. And time.
+//! The way back: verify what was kept, put base and stack in place together, bring what runs to them, see that it is
+//! healthy.
 
-use super::{MAX_TRIES, Machine, RETRY_AFTER};
+use super::{MAX_TRIES, Machine, RETRY_AFTER, activate::gone, commit::brief};
 use crate::{
+    digest::Digest,
+    jvm::Proof,
     reason::{Reason, ReasonCode},
+    state::stack_digest,
     time::Time,
     upgrade::{
         Outcome, Phase, keep,
@@ -30,34 +34,73 @@ impl Machine {
 
     /// The first step of putting back; also where it begins again after a crash.
     pub(super) fn back_begin(&mut self) {
-        let Some(passage) = self.record.passage.as_ref() else { return };
-        let Some(back) = passage.back.as_ref() else { return };
-        match back.to.artifact() {
-            Some(digest) => self.perform(StepKind::VerifyKept { digest }),
-            // Only what this upgrade installed is taken away again.
-            None => {
-                let digest = passage.order.goal.state().artifact();
-                self.perform(StepKind::Remove { digest });
+        if let Some(step) = self.back_steps().into_iter().next() {
+            self.perform(step);
+        }
+    }
+
+    /// What is done to the files, in order: all is looked at before anything is put back, base and stack together.
+    fn back_steps(&self) -> Vec<StepKind> {
+        let Some(passage) = self.record.passage.as_ref() else { return Vec::new() };
+        let Some(Back { to, .. }) = &passage.back else { return Vec::new() };
+        let goal = passage.order.goal.state();
+        let base = to.artifact() != goal.artifact() || self.seen.installed != to.artifact();
+        let of_stacks = [&passage.from, goal, to];
+        let mut steps = Vec::new();
+        if base {
+            steps.extend(to.artifact().map(|digest| StepKind::VerifyKept { digest }));
+        }
+        for digest in to.active().map(|layer| layer.release.artifact) {
+            let step = StepKind::VerifyKept { digest };
+            if !steps.contains(&step) {
+                steps.push(step);
             }
+        }
+        match to.artifact() {
+            Some(digest) if base => steps.push(StepKind::SwapBack { digest }),
+            // Only what this upgrade installed is taken away again.
+            None if base => steps.push(StepKind::Remove { digest: goal.artifact() }),
+            _ => {}
+        }
+        if of_stacks.iter().any(|state| !state.layers.is_empty()) {
+            steps.push(StepKind::SwitchStackBack { layers: to.layers.clone() });
+        }
+        steps.push(StepKind::Inspect { probe: false });
+        steps
+    }
+
+    fn back_next(&mut self, done: &StepKind, now: Time) {
+        match self.back_steps().into_iter().skip_while(|step| step != done).nth(1) {
+            Some(step) => self.perform(step),
+            None => self.back_retry(Reason::new(ReasonCode::StageFailed), now),
         }
     }
 
     pub(super) fn back_answer(&mut self, kind: StepKind, answer: Result<Answer, Failure>, now: Time) {
         let answer = match answer {
             Ok(answer) => answer,
-            Err(failure) => return self.back_failed(kind, failure, now),
+            Err(failure) => return self.back_failed(&kind, failure, now),
         };
-        let to = self.back_digest();
         match (kind, answer) {
-            (StepKind::VerifyKept { digest }, _) => self.perform(StepKind::SwapBack { digest }),
-            (StepKind::SwapBack { .. } | StepKind::Remove { .. }, _) => {
-                self.perform(StepKind::Inspect { probe: false });
-            }
+            (
+                kind @ (StepKind::VerifyKept { .. }
+                | StepKind::SwapBack { .. }
+                | StepKind::Remove { .. }
+                | StepKind::SwitchStackBack { .. }),
+                _,
+            ) => self.back_next(&kind, now),
             (StepKind::Inspect { .. }, Answer::Inspected(found)) => self.back_in_place(&found, now),
-            (StepKind::Stop, _) => match to {
-                Some(digest) if self.ran() => self.perform(StepKind::Start { digest, layers: Vec::new() }),
-                _ => self.rolled_back(now),
-            },
+            (StepKind::PatchLive { .. }, Answer::Proved(proof)) => {
+                match proof.as_ref().and_then(Proof::old) {
+                    Some(old) => self.back_unpatched(old, now),
+                    None => self.watch_old(now),
+                }
+            }
+            (StepKind::Reload, Answer::Reloaded(answer)) => {
+                self.keep_reload(answer);
+                self.watch_old(now);
+            }
+            (StepKind::Stop, _) => self.start_old(now),
             (StepKind::Start { .. }, _) => self.watch_old(now),
             (StepKind::Probe { index }, Answer::Probed(probed)) => {
                 if let Some(watch) = &mut self.watch {
@@ -65,47 +108,128 @@ impl Machine {
                 }
                 self.watch_on(now);
             }
+            (StepKind::Prove { .. }, Answer::Proved(proof)) => self.back_proved(proof, now),
             // An answer of another step: try the phase again from its beginning.
             _ => self.back_retry(Reason::new(ReasonCode::StageFailed), now),
         }
     }
 
-    fn ran(&self) -> bool {
-        self.record.passage.as_ref().is_some_and(|passage| passage.ran)
-    }
-
-    fn back_digest(&self) -> Option<crate::digest::Digest> {
-        let back = self.record.passage.as_ref().and_then(|passage| passage.back.as_ref());
-        back.and_then(|back| back.to.artifact())
-    }
-
-    /// The file is back. A process that was never stopped, or was restarted before a crash, is left alone.
+    /// The files are back: is what runs? A process that was never reached, or was restarted before a crash, is left
+    /// alone.
     fn back_in_place(&mut self, found: &Found, now: Time) {
-        let to = self.back_digest();
-        let running = found.process.digest();
-        if !self.policy.supervised || (to.is_some() && running == to) {
+        let Some(passage) = self.record.passage.as_ref() else { return };
+        let Some(Back { to, .. }) = &passage.back else { return };
+        let base = found.installed == to.artifact() || to.artifact().is_none();
+        let stack = stack_digest(&found.layers);
+        if !base || stack != to.stack() {
+            let name =
+                |digest: Option<Digest>| digest.map_or_else(|| "nothing".to_owned(), |d| d.to_string());
+            let (actual, expected) = match base {
+                true => (stack, to.stack()),
+                false => (found.installed, to.artifact()),
+            };
+            let reason = Reason::new(ReasonCode::ProofMismatch).with("actual", name(actual));
+            return self.back_retry(reason.with("expected", name(expected)), now);
+        }
+        let goal = passage.order.goal.state();
+        let runs = found.process.digest().is_some() || !self.policy.supervised;
+        let same_base = to.artifact() == goal.artifact();
+        if passage.order.live && passage.reached && same_base && runs {
+            let (layers, gone) = (to.layers.clone(), gone(goal, to));
+            self.perform(StepKind::PatchLive { layers, gone });
+        } else if self.policy.reloads() && runs && (to.artifact().is_some() || !self.policy.supervised) {
+            match passage.reached {
+                true => self.perform(StepKind::Reload),
+                false => self.watch_old(now),
+            }
+        } else if self.policy.runs(&found.process, to) && to.artifact().is_some() {
             self.watch_old(now);
-        } else {
+        } else if self.policy.supervised {
             self.perform(StepKind::Stop);
+        } else {
+            self.watch_old(now);
+        }
+    }
+
+    /// Only what the agent ran before is started again.
+    fn start_old(&mut self, now: Time) {
+        let Some(passage) = self.record.passage.as_ref() else { return };
+        let Some(Back { to, .. }) = &passage.back else { return };
+        match to.artifact() {
+            Some(digest) if passage.ran => {
+                let layers = to.layers.clone();
+                self.perform(StepKind::Start { digest, layers });
+            }
+            _ => self.rolled_back(now),
         }
     }
 
     fn watch_old(&mut self, now: Time) {
-        if !self.policy.watched() || self.back_digest().is_none() {
+        let back = self.record.passage.as_ref().and_then(|passage| passage.back.as_ref());
+        let removed = back.is_none_or(|back| back.to.artifact().is_none());
+        if removed {
             self.rolled_back(now);
-            return;
+        } else if self.policy.watched() {
+            let pid = self.seen.process.pid();
+            self.watch = Some(Watch::new(&self.policy, Duration::ZERO, false, pid, now));
+            self.watch_on(now);
+        } else {
+            self.back_healthy(now);
         }
-        let pid = self.seen.process.pid();
-        self.watch = Some(Watch::new(&self.policy, Duration::ZERO, false, pid, now));
-        self.watch_on(now);
     }
 
-    fn back_failed(&mut self, kind: StepKind, failure: Failure, now: Time) {
-        let damaged = matches!(kind, StepKind::VerifyKept { .. });
-        if damaged && failure.reason.code == ReasonCode::RollbackTargetDamaged {
-            self.further_back(failure.reason, now);
+    /// What was put back is healthy. Where it has patches, the running JVM is asked for them.
+    pub(super) fn back_healthy(&mut self, now: Time) {
+        self.watch = None;
+        let Some(passage) = self.record.passage.as_ref() else { return };
+        let Some(Back { to, .. }) = &passage.back else { return };
+        let runs = self.seen.process.digest().is_some() || !self.policy.supervised;
+        if self.policy.patchable && to.stack().is_some() && runs {
+            let (layers, gone) = (to.layers.clone(), gone(passage.order.goal.state(), to));
+            self.perform(StepKind::Prove { layers, gone });
         } else {
-            self.back_retry(failure.reason, now);
+            self.rolled_back(now);
+        }
+    }
+
+    /// A proof of the opposite is a failure. A JVM that says nothing may have been silent before as well: its files
+    /// and its probes are right.
+    fn back_proved(&mut self, proof: Option<Proof>, now: Time) {
+        let old = proof.as_ref().and_then(Proof::old);
+        if let Some(passage) = &mut self.record.passage {
+            passage.proof = proof.map(brief);
+        }
+        let back = self.record.passage.as_ref().and_then(|passage| passage.back.as_ref());
+        match (old, back) {
+            (Some(old), Some(back)) => {
+                let reason = Reason::new(ReasonCode::RollbackUnhealthy).with("from", &back.to);
+                self.end(Outcome::RollbackFailed, reason.with("problem", old), now);
+            }
+            _ => self.rolled_back(now),
+        }
+    }
+
+    fn back_failed(&mut self, kind: &StepKind, failure: Failure, now: Time) {
+        let reason = failure.reason;
+        match kind {
+            StepKind::VerifyKept { .. } if reason.code == ReasonCode::RollbackTargetDamaged => {
+                self.further_back(reason, now);
+            }
+            StepKind::PatchLive { .. } => self.back_unpatched(reason, now),
+            StepKind::Prove { .. } => self.back_proved(None, now),
+            _ => self.back_retry(reason, now),
+        }
+    }
+
+    /// The running JVM can't be brought back. Where the agent runs it, a restart does.
+    fn back_unpatched(&mut self, reason: Reason, now: Time) {
+        if self.policy.supervised {
+            self.perform(StepKind::Stop);
+        } else if reason.code == ReasonCode::JvmGone {
+            // Nothing runs any more that would have to be brought back.
+            self.watch_old(now);
+        } else {
+            self.back_retry(reason, now);
         }
     }
 
@@ -153,7 +277,7 @@ impl Machine {
         let passage_ran = passage.ran;
         let Some(Back { to, why, blame }) = passage.back.clone() else { return };
         if blame {
-            self.blame(&goal);
+            self.blame(&goal, &from);
         }
         self.record.started = passage_ran && to.artifact().is_some();
         let reason = if !to.same_content(&from) {
@@ -171,61 +295,5 @@ impl Machine {
             self.record.kept.retain(|state| !state.same_content(&from));
         }
         self.end(Outcome::RolledBack, reason, now);
-    }
-
-    // ---- time --------------------------------------------------------------------------------------------
-
-    pub(super) fn tick(&mut self, now: Time) {
-        let retry = self.retry_at.is_some_and(|at| at <= now) && self.outstanding.is_none();
-        if retry {
-            self.retry_at = None;
-        }
-        if retry && !self.ready {
-            self.inspect(false);
-        }
-        let Some(passage) = &self.record.passage else { return };
-        let not_after = passage.order.not_after.filter(|_| passage.phase == Phase::Pending);
-        if passage.end.is_some() {
-            if passage.deadline <= now {
-                self.unready();
-                self.finish(now);
-            }
-        } else if passage.deadline <= now || not_after.is_some_and(|limit| limit <= now) {
-            self.unready();
-            self.timed_out(now);
-        } else if retry && self.ready && passage.phase == Phase::RollingBack {
-            self.back_begin();
-        } else if self.ready {
-            self.watch_on(now);
-        }
-    }
-
-    /// An inspection that does not answer is not waited for beyond the deadline.
-    fn unready(&mut self) {
-        if !self.ready {
-            self.abort();
-            self.ready = true;
-        }
-    }
-
-    fn timed_out(&mut self, now: Time) {
-        let Some(passage) = &self.record.passage else { return };
-        let (phase, held) = (passage.phase, passage.held);
-        let limit = format!("{} ms", passage.deadline.since(passage.since).as_millis());
-        let reason = Reason::new(ReasonCode::PhaseTimedOut).with("phase", phase).with("limit", limit);
-        match (phase, held) {
-            (Phase::Pending, _) => self.expire(now),
-            (Phase::RollingBack, _) => self.end(Outcome::RollbackFailed, reason, now),
-            // The controller's silence is never a reason to roll back: what is switched goes on without it.
-            (Phase::Activating | Phase::Probing | Phase::Committing, Some(next)) => {
-                if let Some(passage) = &mut self.record.passage {
-                    passage.order.hold_before = None;
-                }
-                self.enter(next, now);
-            }
-            (Phase::Probing, None) => self.roll_back(reason, true, now),
-            (Phase::Activating | Phase::Committing, None) => self.roll_back(reason, false, now),
-            _ => self.end(Outcome::FailedUnchanged, reason, now),
-        }
     }
 }

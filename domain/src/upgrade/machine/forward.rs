@@ -1,17 +1,16 @@
 //! The way forward: from the checks to the commit, one step after the other.
 
-use super::{MAX_FAILED, Machine};
+use super::{Machine, activate::gone};
 use crate::{
+    digest::Digest,
     reason::{Reason, ReasonCode},
-    state::ComponentState,
+    state::{Base, stack_digest},
     time::Time,
     upgrade::{
         Outcome, Phase,
         policy::Policy,
-        preflight,
-        preflight::Verdict as Check,
-        record::Goal,
-        recover::Found,
+        preflight::{self, Asked, Verdict as Check},
+        record::{Goal, Part},
         soak::{Verdict, Watch},
         step::{Answer, Failure, StepKind},
     },
@@ -34,71 +33,55 @@ impl Machine {
             return;
         }
         let goal = passage.order.goal.clone();
-        self.mark(phase, reason_of(phase, &goal, &self.policy), now);
+        let live = passage.order.live;
+        self.mark(phase, reason_of(phase, &goal, live, &self.policy), now);
         self.first_step(phase, &goal, now);
     }
 
     /// The step a phase begins with; also where it begins again after a crash.
     pub(super) fn first_step(&mut self, phase: Phase, goal: &Goal, now: Time) {
-        let to = goal.state().artifact();
-        match (phase, goal, to) {
-            (Phase::Pending, ..) => self.pending(now),
-            (Phase::Preflight, ..) => self.perform(StepKind::CheckPreflight {
-                digest: to,
-                layers: goal.state().layers.clone(),
-                live: false,
-            }),
-            (Phase::Fetching, Goal::Install { state, .. }, Some(digest)) => match manifest(state) {
-                Some(manifest) => self.perform(StepKind::Fetch { manifest, digest }),
-                None => self.fail(Reason::new(ReasonCode::UntrustedManifest).with("problem", "none"), now),
-            },
-            (Phase::Verifying, Goal::Install { state, .. }, Some(digest)) => match manifest(state) {
-                Some(manifest) => self.perform(StepKind::Verify { manifest, digest }),
-                None => self.fail(Reason::new(ReasonCode::UntrustedManifest).with("problem", "none"), now),
-            },
-            (Phase::Verifying, Goal::Restore { .. }, Some(digest)) => {
-                self.perform(StepKind::VerifyKept { digest });
+        match phase {
+            Phase::Pending => self.pending(now),
+            Phase::Preflight => {
+                let live = self.record.passage.as_ref().is_some_and(|passage| passage.order.live);
+                let (state, gone) = (goal.state(), gone(&self.record.current, goal.state()));
+                let (digest, layers) = (state.artifact(), state.layers.clone());
+                let manifest = match &state.base {
+                    Base::Release(release) => Some(release.manifest),
+                    Base::Absent | Base::Unmanaged { .. } => None,
+                };
+                self.perform(StepKind::CheckPreflight { digest, manifest, layers, gone, live });
             }
-            (Phase::Fetching | Phase::Verifying, ..) => self.enter(Phase::Staged, now),
-            (Phase::Staged, ..) => self.enter(Phase::Activating, now),
-            (Phase::Activating, ..) => self.activate(),
-            (Phase::Probing, ..) => self.watch_new(now),
-            (Phase::Committing, ..) => self.perform(StepKind::Inspect { probe: false }),
-            (Phase::RollingBack, ..) => self.back_begin(),
+            Phase::Fetching | Phase::Verifying => self.next_part(phase, None, now),
+            Phase::Staged => self.enter(Phase::Activating, now),
+            Phase::Activating => self.activate(now),
+            Phase::Probing => self.watch_new(now),
+            Phase::Committing => self.perform(StepKind::Inspect { probe: false }),
+            Phase::RollingBack => self.back_begin(),
         }
     }
 
-    fn activate(&mut self) {
+    /// Fetches or verifies what comes after `done`, or enters the next phase. Each part is looked at again after a
+    /// crash; what lies there already is neither fetched nor written again.
+    fn next_part(&mut self, phase: Phase, done: Option<Digest>, now: Time) {
         let Some(passage) = &self.record.passage else { return };
-        match passage.from.artifact() {
-            Some(digest) => self.perform(StepKind::Backup { digest }),
-            // What somebody put there since the checks has no backup, and must not be written over.
-            None => self.perform(StepKind::Inspect { probe: false }),
-        }
-    }
-
-    /// A first install: the place must be as empty as it was when it was checked.
-    fn empty_still(&mut self, found: &Found, now: Time) {
-        match found.installed {
-            None => self.switch(),
-            Some(actual) => {
-                let reason = Reason::new(ReasonCode::Drifted).with("actual", actual);
-                self.give_up(reason.with("recorded", "nothing"), false, now);
-            }
-        }
-    }
-
-    /// The point of no unnoticed return.
-    fn switch(&mut self) {
-        let Some(passage) = &mut self.record.passage else { return };
-        passage.touched = true;
-        match passage.order.goal.state().artifact() {
-            Some(digest) => self.perform(StepKind::Swap { digest }),
-            None => {
-                let digest = passage.from.artifact();
-                self.perform(StepKind::Remove { digest });
-            }
-        }
+        let goal = &passage.order.goal;
+        let fetches = goal.fetches();
+        let parts = goal.parts(&passage.from);
+        let next = match done {
+            None => parts.first(),
+            Some(done) => parts.iter().skip_while(|part| part.digest != done).nth(1),
+        };
+        let Some(Part { manifest, digest }) = next.copied() else {
+            let phase = if phase == Phase::Fetching { Phase::Verifying } else { Phase::Staged };
+            return self.enter(phase, now);
+        };
+        self.perform(match (phase, manifest) {
+            (Phase::Fetching, Some(manifest)) if fetches => StepKind::Fetch { manifest, digest },
+            (_, Some(manifest)) if fetches => StepKind::Verify { manifest, digest },
+            // What nobody can fetch has to lie here.
+            _ => StepKind::VerifyKept { digest },
+        });
     }
 
     pub(super) fn forward_answer(&mut self, kind: StepKind, answer: Result<Answer, Failure>, now: Time) {
@@ -108,21 +91,32 @@ impl Machine {
         };
         match (kind, answer) {
             (StepKind::CheckPreflight { .. }, Answer::Preflight(facts)) => self.checked(&facts, now),
-            (StepKind::Fetch { .. }, _) => self.enter(Phase::Verifying, now),
+            (StepKind::Fetch { digest, .. }, _) => self.next_part(Phase::Fetching, Some(digest), now),
             (StepKind::Verify { manifest, digest }, Answer::Verified(elf)) => {
                 match elf.map_or(Ok(()), |elf| elf.check(&self.policy.platform)) {
                     Ok(()) => self.perform(StepKind::Stage { manifest, digest }),
                     Err(reason) => self.fail(reason, now),
                 }
             }
-            (StepKind::Stage { .. } | StepKind::VerifyKept { .. }, _) => self.enter(Phase::Staged, now),
-            (StepKind::Backup { .. }, _) => self.switch(),
-            (StepKind::Swap { .. } | StepKind::Remove { .. }, _) if self.policy.supervised => {
-                self.perform(StepKind::Stop);
+            (StepKind::Stage { digest, .. } | StepKind::VerifyKept { digest }, _) => {
+                let phase = self.record.passage.as_ref().map_or(Phase::Verifying, |passage| passage.phase);
+                self.next_part(phase, Some(digest), now);
             }
-            (StepKind::Swap { .. } | StepKind::Remove { .. }, _) => self.enter(Phase::Probing, now),
+            (
+                kind @ (StepKind::Backup { .. }
+                | StepKind::Swap { .. }
+                | StepKind::Remove { .. }
+                | StepKind::SwitchStack { .. }),
+                _,
+            ) => self.switched(&kind, now),
             (StepKind::Stop, _) => self.start_new(now),
             (StepKind::Start { .. }, _) => self.started_new(now),
+            (StepKind::PatchLive { .. }, Answer::Proved(proof)) => self.patched_live(proof, now),
+            (StepKind::Prove { .. }, Answer::Proved(proof)) => self.proved(proof, now),
+            (StepKind::Reload, Answer::Reloaded(answer)) => {
+                self.keep_reload(answer);
+                self.started_new(now);
+            }
             (StepKind::Probe { index }, Answer::Probed(probed)) => {
                 if let Some(watch) = &mut self.watch {
                     let soaking = watch.soaking();
@@ -152,25 +146,6 @@ impl Machine {
         self.record.passage.as_ref().is_some_and(|passage| passage.phase == phase)
     }
 
-    fn start_new(&mut self, now: Time) {
-        let Some(passage) = &self.record.passage else { return };
-        match passage.order.goal.state().artifact() {
-            Some(digest) => self.perform(StepKind::Start { digest, layers: Vec::new() }),
-            None => self.started_new(now),
-        }
-    }
-
-    fn started_new(&mut self, now: Time) {
-        let Some(passage) = &self.record.passage else { return };
-        let removal = passage.order.goal.state().artifact().is_none();
-        self.record.started = self.policy.supervised && !removal;
-        match passage.phase {
-            // Restarted in the middle of watching: the watch begins again.
-            Phase::Probing => self.watch_new(now),
-            _ => self.enter(Phase::Probing, now),
-        }
-    }
-
     fn forward_failed(&mut self, kind: &StepKind, failure: Failure, now: Time) {
         self.keep_evidence(failure.evidence.map(|evidence| *evidence));
         let blame = matches!(kind, StepKind::Start { .. }) && failure.reason.code == ReasonCode::StartFailed;
@@ -194,19 +169,25 @@ impl Machine {
 
     fn checked(&mut self, facts: &preflight::Facts, now: Time) {
         self.seen.process = facts.process.clone();
-        if facts.installed != self.record.current.artifact() {
+        self.seen.installed = facts.installed;
+        let current = &self.record.current;
+        if facts.installed != current.artifact() || stack_digest(&facts.layers) != current.stack() {
             // An order on a drifted component: what is there is adopted, so that it can be put back.
-            let found = self.state_of(facts.installed);
+            let found = self.state_of(facts.installed, &facts.layers);
             self.become_current(found, now);
         }
+        if let Ok(alarms) = &facts.stack {
+            self.seen.alarms.clone_from(alarms);
+        }
+        let old_classes = self.old_classes();
         let Some(passage) = &mut self.record.passage else { return };
         passage.from = self.record.current.clone();
         let goal = passage.order.goal.clone();
-        match preflight::judge(&self.policy, &goal, &self.record.current, facts) {
-            Check::Fetch => match goal {
-                Goal::Install { .. } => self.enter(Phase::Fetching, now),
-                Goal::Restore { .. } => self.enter(Phase::Verifying, now),
-            },
+        let asked = Asked { goal: &goal, live: passage.order.live, old_classes };
+        match preflight::judge(&self.policy, asked, &self.record.current, facts) {
+            Check::Fetch if goal.parts(&self.record.current).is_empty() => self.enter(Phase::Staged, now),
+            Check::Fetch if goal.fetches() => self.enter(Phase::Fetching, now),
+            Check::Fetch => self.enter(Phase::Verifying, now),
             Check::Restart => self.enter(Phase::Staged, now),
             Check::AlreadyCurrent => {
                 let state = goal.state().clone();
@@ -223,7 +204,7 @@ impl Machine {
 
     // ---- watching ----------------------------------------------------------------------------------------
 
-    fn watch_new(&mut self, now: Time) {
+    pub(super) fn watch_new(&mut self, now: Time) {
         let Some(passage) = &self.record.passage else { return };
         if !self.policy.watched() || passage.order.goal.state().artifact().is_none() {
             self.enter(Phase::Committing, now);
@@ -252,7 +233,7 @@ impl Machine {
                     self.perform(StepKind::Probe { index });
                 }
             }
-            Verdict::Healthy if rolling_back => self.rolled_back(now),
+            Verdict::Healthy if rolling_back => self.back_healthy(now),
             Verdict::Failed(_) if rolling_back => self.back_unhealthy(now),
             Verdict::Healthy => self.enter(Phase::Committing, now),
             Verdict::Failed(reason) => {
@@ -268,49 +249,10 @@ impl Machine {
             passage.evidence = Some(evidence);
         }
     }
-
-    // ---- the commit --------------------------------------------------------------------------------------
-
-    /// The last word has what really lies there and really runs.
-    fn prove(&mut self, found: &Found, now: Time) {
-        let Some(passage) = &self.record.passage else { return };
-        let goal = passage.order.goal.state().clone();
-        let to = goal.artifact();
-        let running = found.process.digest();
-        let actual = if found.installed == to { running } else { found.installed };
-        let proved = found.installed == to && (!self.policy.supervised || running == to);
-        let name = |digest: Option<crate::digest::Digest>| {
-            digest.map_or_else(|| "nothing".to_owned(), |digest| digest.to_string())
-        };
-        if !proved {
-            let reason = Reason::new(ReasonCode::ProofMismatch).with("actual", name(actual));
-            self.roll_back(reason.with("expected", name(to)), false, now);
-            return;
-        }
-        self.become_current(goal, now);
-        self.record.failed.retain(|failed| Some(*failed) != to);
-        self.end(Outcome::Succeeded, Reason::new(ReasonCode::Healthy).with("digest", name(to)), now);
-    }
-
-    /// Remembers a digest as one that rolled back here.
-    pub(super) fn blame(&mut self, state: &ComponentState) {
-        let Some(digest) = state.artifact() else { return };
-        self.record.failed.retain(|failed| *failed != digest);
-        self.record.failed.push(digest);
-        let surplus = self.record.failed.len().saturating_sub(MAX_FAILED);
-        self.record.failed.drain(..surplus);
-    }
-}
-
-fn manifest(state: &ComponentState) -> Option<crate::digest::Digest> {
-    match &state.base {
-        crate::state::Base::Release(release) => Some(release.manifest),
-        _ => None,
-    }
 }
 
 /// What a phase says of itself when it begins.
-fn reason_of(phase: Phase, goal: &Goal, policy: &Policy) -> Reason {
+fn reason_of(phase: Phase, goal: &Goal, live: bool, policy: &Policy) -> Reason {
     let size = goal.size();
     match phase {
         Phase::Pending => Reason::new(ReasonCode::WaitingForAgent),
@@ -319,7 +261,13 @@ fn reason_of(phase: Phase, goal: &Goal, policy: &Policy) -> Reason {
         Phase::Verifying => Reason::new(ReasonCode::Verifying).with("size", size),
         Phase::Staged => Reason::new(ReasonCode::Staged),
         Phase::Activating => {
-            Reason::new(ReasonCode::Activating).with("step", "backs up, switches and restarts")
+            let step = match (live, policy.reloads(), policy.supervised) {
+                (true, ..) => "switches the stack and patches the running JVM",
+                (_, true, _) => "backs up, switches and has it reloaded",
+                (_, _, true) => "backs up, switches and restarts",
+                _ => "backs up and switches",
+            };
+            Reason::new(ReasonCode::Activating).with("step", step)
         }
         Phase::Probing => Watch::passed(0, policy),
         Phase::Committing => Reason::new(ReasonCode::Committing),

@@ -1,17 +1,16 @@
-//! Orders, holds, local rollbacks, and which order is taken up next.
+//! Orders, holds, and which order is taken up next.
 
-use super::{Ended, Machine};
+use super::{Machine, report::Ended};
 use crate::{
     id::ComponentId,
     order::{DesiredState, HoldOrder},
     reason::{Reason, ReasonCode},
-    state::ComponentState,
     time::Time,
     upgrade::{
         Outcome, Phase,
         admit::{self, Admission},
         event::{Effect, Offer},
-        record::{Accepted, Goal, Passage},
+        record::{Accepted, Passage},
     },
 };
 
@@ -39,7 +38,7 @@ impl Machine {
     fn queue(&mut self, accepted: Accepted, now: Time) {
         if let Some(waiting) = self.record.next.replace(accepted) {
             let reason = Reason::new(ReasonCode::SupersededByOrder);
-            self.report_end(Ended::unbegun(&waiting), Outcome::Superseded, reason, None, now);
+            self.report_end(Ended::unbegun(&waiting), Outcome::Superseded, reason, now);
         }
         if self.untouched() {
             self.end(Outcome::Superseded, Reason::new(ReasonCode::SupersededByOrder), now);
@@ -55,21 +54,20 @@ impl Machine {
         // A local rollback is the will of a person at the node; the controller does not undo it.
         if let Some(waiting) = self.record.next.take_if(|waiting| waiting.upgrade.is_some()) {
             answered = answered || waiting.upgrade == named;
-            self.report_end(Ended::unbegun(&waiting), Outcome::Cancelled, cancelled(), None, now);
+            self.report_end(Ended::unbegun(&waiting), Outcome::Cancelled, cancelled(), now);
         }
         answered = answered || named.as_ref().is_some_and(|named| self.record.ended.contains(named));
         if !answered {
             // It never came here; the controller still waits for its end.
-            let (upgrade, generation) = (named, desired.generation);
-            let ended = Ended { upgrade, generation, from: None, sequence: 0 };
-            self.report_end(ended, Outcome::Cancelled, cancelled(), None, now);
+            let ended = Ended::unknown(named, desired.generation);
+            self.report_end(ended, Outcome::Cancelled, cancelled(), now);
         }
         self.cancel(cancelled(), now);
     }
 
     /// Ends what is under way: unnoticed where nothing is touched, else by putting the old state back. What is
     /// decided stands.
-    fn cancel(&mut self, reason: Reason, now: Time) {
+    pub(super) fn cancel(&mut self, reason: Reason, now: Time) {
         let Some(passage) = &self.record.passage else { return };
         if passage.order.upgrade.is_none() {
             // A local rollback under way, which stands like one that waits.
@@ -81,7 +79,7 @@ impl Machine {
         }
     }
 
-    fn untouched(&self) -> bool {
+    pub(super) fn untouched(&self) -> bool {
         let passage = self.record.passage.as_ref();
         passage.is_some_and(|passage| passage.end.is_none() && passage.phase < Phase::Activating)
     }
@@ -120,54 +118,6 @@ impl Machine {
         self.effects.push(Effect::Inventory);
     }
 
-    pub(super) fn local_rollback(&mut self, to: Option<ComponentState>, message: &str, now: Time) {
-        let open = self.record.passage.as_ref().is_some_and(|passage| passage.end.is_none());
-        let known = |state: &ComponentState| {
-            admit::is_kept(&self.record, state) || self.record.current.same_content(state)
-        };
-        // Whoever names a state gets that one or none: another would be a guess at a bad moment.
-        let unknown = match &to {
-            Some(state) if !known(state) => Some(state.to_string()),
-            None if !open && self.record.kept.is_empty() => Some("an earlier state".to_owned()),
-            _ => None,
-        };
-        if let Some(state) = unknown {
-            let reason = Reason::new(ReasonCode::StateNotKept).with("state", state);
-            self.effects.push(Effect::Answer(Err(reason)));
-            return;
-        }
-        if let Some(waiting) = self.record.next.take() {
-            let reason = Reason::new(ReasonCode::LocalRollback).with("message", message);
-            self.report_end(Ended::unbegun(&waiting), Outcome::Cancelled, reason, None, now);
-        }
-        // What is under way is undone first, which is all that is asked where no state is named.
-        let target = to.or_else(|| self.record.kept.first().filter(|_| !open).cloned());
-        self.record.next = target.map(|state| self.local_order(state));
-        if open {
-            self.cancel(Reason::new(ReasonCode::LocalRollback).with("message", message), now);
-        }
-        let hold = Reason::new(ReasonCode::LocalRollback).with("message", message).since(now);
-        self.record.hold = Some(hold.with("actor", "the node's operator"));
-        self.effects.push(Effect::Answer(Ok(self.record.generation)));
-        self.effects.push(Effect::Inventory);
-    }
-
-    fn local_order(&self, state: ComponentState) -> Accepted {
-        Accepted {
-            generation: self.record.generation,
-            rollout: None,
-            upgrade: None,
-            goal: Goal::Restore { state },
-            hold_before: None,
-            not_after: None,
-            soak: None,
-            allow_downgrade: true,
-            allow_failed_digest: true,
-            trace: String::new(),
-            actor: "local".to_owned(),
-        }
-    }
-
     /// Takes up the order that waits, if nothing is under way.
     pub(super) fn begin_next(&mut self, now: Time) {
         if !self.ready || self.record.passage.is_some() {
@@ -180,7 +130,7 @@ impl Machine {
             None => None,
         };
         if let Some(reason) = refused {
-            self.report_end(Ended::unbegun(&order), Outcome::Refused, reason, None, now);
+            self.report_end(Ended::unbegun(&order), Outcome::Refused, reason, now);
             return;
         }
         self.record.passage = Some(Passage {
@@ -193,9 +143,12 @@ impl Machine {
             doing: None,
             held: None,
             touched: false,
+            reached: false,
             back: None,
             end: None,
             evidence: None,
+            proof: None,
+            reload: None,
             sequence: 0,
             tries: 0,
             order,

@@ -8,7 +8,7 @@ use crate::{
         Outcome, Phase,
         event::Effect,
         recover::{self, Found, Recovery},
-        step::{Answer, Failure, Process, StepKind},
+        step::{Answer, Failure},
     },
 };
 
@@ -92,8 +92,9 @@ impl Machine {
                 if phase == Phase::Committing {
                     self.mark(Phase::Probing, Reason::new(ReasonCode::Probing), now);
                 }
-                self.perform(StepKind::Stop);
+                self.put_into_force(now);
             }
+            Recovery::Restack => self.restack(now),
             Recovery::Probe if phase == Phase::Probing => self.first_step(phase, &goal, now),
             Recovery::Probe => self.enter(Phase::Probing, now),
             Recovery::Commit => self.first_step(phase, &goal, now),
@@ -104,45 +105,5 @@ impl Machine {
                 self.roll_back(reason, false, now);
             }
         }
-    }
-
-    /// After a reboot, or when a shim was ended, what ran is started again.
-    fn start_recorded(&mut self, found: &Found) {
-        let current = self.record.current.artifact();
-        let gone = self.policy.supervised && self.record.started && found.process == Process::NotRun;
-        if let Some(digest) = current.filter(|_| gone && found.installed == current) {
-            self.perform(StepKind::Start { digest, layers: Vec::new() });
-        }
-    }
-
-    /// Compares what was found with what is recorded. A difference is shown, never mended unasked.
-    fn notice(&mut self, found: &Found, now: Time) {
-        let damaged = |reason: &Reason| reason.code == ReasonCode::JournalDamaged;
-        let drift = recover::drift(&self.record, &self.policy, found);
-        if drift.is_none() && self.record.drift.as_ref().is_some_and(damaged) {
-            // Shown until the next upgrade: what was known before the damage is gone.
-            return;
-        }
-        let code = |reason: &Option<Reason>| reason.as_ref().map(|reason| reason.metadata.clone());
-        if code(&drift) != code(&self.record.drift) {
-            self.record.drift = drift.map(|reason| reason.since(now));
-            self.effects.push(Effect::Inventory);
-        }
-    }
-
-    /// An answer while no upgrade is under way.
-    pub(super) fn idle_answer(&mut self, _kind: StepKind, answer: Result<Answer, Failure>, now: Time) {
-        let Ok(Answer::Inspected(found)) = answer else { return };
-        self.notice(&found, now);
-        let process = !self.policy.supervised || found.process.digest().is_some();
-        let healthy = match &found.health {
-            Some(health) => health.is_ok() && process,
-            None => process && found.installed.is_some(),
-        };
-        if healthy != self.seen.healthy {
-            self.seen.healthy = healthy;
-            self.effects.push(Effect::Inventory);
-        }
-        self.start_recorded(&found);
     }
 }

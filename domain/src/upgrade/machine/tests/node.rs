@@ -44,7 +44,7 @@ pub(super) fn release(n: u8) -> ReleaseRef {
 
 pub(super) fn offer(number: u64, upgrade: &str, target: Target) -> Offer {
     let offered = |release: &ReleaseRef| {
-        Ok(Offered { release: release.clone(), kind: Kind::Binary, size: 10, md5: None, unfit: None })
+        Ok(Offered { release: release.clone(), kind: Kind::Binary, size: 10, unfit: None })
     };
     let release = match &target {
         Target::Install(release) => Some(offered(release)),
@@ -172,6 +172,7 @@ impl Node {
                     layers: Vec::new(),
                     kept,
                     changes: Vec::new(),
+                    patches: Vec::new(),
                     process,
                     health: None,
                 };
@@ -212,7 +213,7 @@ impl Node {
                 let result = if sick { Err("answers 500".to_owned()) } else { Ok(()) };
                 return Ok(Answer::Probed(Probed { result, process: self.process.clone(), evidence: None }));
             }
-            StepKind::Prune { keep } => {
+            StepKind::Prune { keep, .. } => {
                 assert!(self.installed.is_none_or(|digest| keep.contains(&digest)) || self.drifted());
                 self.versions.retain(|digest| keep.contains(digest));
             }
@@ -241,7 +242,7 @@ impl Node {
             links: true,
             forbidden: None,
             layers: Vec::new(),
-            stack: Ok(()),
+            stack: Ok(Vec::new()),
             changes: Vec::new(),
             baseline: None,
         }

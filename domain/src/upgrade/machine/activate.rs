@@ -1,0 +1,140 @@
+//! ACTIVATING: what is switched, in which order, and how what runs is brought to it.
+
+use super::Machine;
+use crate::{
+    reason::{Reason, ReasonCode},
+    state::{ComponentState, Layer},
+    time::Time,
+    upgrade::{Phase, recover::Found, step::StepKind},
+};
+
+/// What is done to the files on the way from one state to another: first the base, then its stack. Only a base that
+/// changes is touched.
+pub(super) fn switches(from: &ComponentState, to: &ComponentState) -> Vec<StepKind> {
+    let mut steps = Vec::new();
+    let base = from.artifact() != to.artifact();
+    if base {
+        steps.push(match from.artifact() {
+            Some(digest) => StepKind::Backup { digest },
+            // What somebody put there since the checks has no backup, and must not be written over.
+            None => StepKind::Inspect { probe: false },
+        });
+        steps.push(match to.artifact() {
+            Some(digest) => StepKind::Swap { digest },
+            None => StepKind::Remove { digest: from.artifact() },
+        });
+    }
+    // A stack may depend on the base: on how the application's jar is started.
+    if from.layers != to.layers || (base && !to.layers.is_empty()) {
+        steps.push(StepKind::SwitchStack { layers: to.layers.clone() });
+    }
+    steps
+}
+
+/// The layers in force in `before` whose bytes are not in force in `after`.
+pub(super) fn gone(before: &ComponentState, after: &ComponentState) -> Vec<Layer> {
+    let stays = |layer: &Layer| after.active().any(|other| other.release.artifact == layer.release.artifact);
+    before.active().filter(|layer| !stays(layer)).cloned().collect()
+}
+
+impl Machine {
+    /// The first step of ACTIVATING.
+    pub(super) fn activate(&mut self, now: Time) {
+        let Some(passage) = &self.record.passage else { return };
+        let steps = switches(&passage.from, passage.order.goal.state());
+        self.switch(steps.into_iter().next(), now);
+    }
+
+    /// The base is in place and its stack is not: goes on there.
+    pub(super) fn restack(&mut self, now: Time) {
+        let Some(passage) = &self.record.passage else { return };
+        let layers = passage.order.goal.state().layers.clone();
+        self.switch(Some(StepKind::SwitchStack { layers }), now);
+    }
+
+    /// A step on the files is done: the next one, or what runs is brought to it.
+    pub(super) fn switched(&mut self, done: &StepKind, now: Time) {
+        let Some(passage) = &self.record.passage else { return };
+        let steps = switches(&passage.from, passage.order.goal.state());
+        let next = steps.into_iter().skip_while(|step| step != done).nth(1);
+        self.switch(next, now);
+    }
+
+    fn switch(&mut self, step: Option<StepKind>, now: Time) {
+        let Some(step) = step else { return self.put_into_force(now) };
+        if !matches!(step, StepKind::Backup { .. } | StepKind::Inspect { .. }) {
+            self.touch();
+        }
+        self.perform(step);
+    }
+
+    /// The point of no unnoticed return.
+    fn touch(&mut self) {
+        if let Some(passage) = &mut self.record.passage {
+            passage.touched = true;
+        }
+    }
+
+    /// A first install: the place must be as empty as it was when it was checked.
+    pub(super) fn empty_still(&mut self, found: &Found, now: Time) {
+        match found.installed {
+            None => self.switched(&StepKind::Inspect { probe: false }, now),
+            Some(actual) => {
+                let reason = Reason::new(ReasonCode::Drifted).with("actual", actual);
+                self.give_up(reason.with("recorded", "nothing"), false, now);
+            }
+        }
+    }
+
+    /// The files are as they should be: what runs is patched, told to reload, or restarted.
+    pub(super) fn put_into_force(&mut self, now: Time) {
+        self.touch();
+        let Some(passage) = &mut self.record.passage else { return };
+        let goal = passage.order.goal.state();
+        let runs = self.seen.process.digest().is_some();
+        let same_base = passage.from.artifact() == goal.artifact();
+        let step = if passage.order.live && same_base && (runs || !self.policy.supervised) {
+            StepKind::PatchLive { layers: goal.layers.clone(), gone: gone(&passage.from, goal) }
+        } else if self.policy.reloads() && (!self.policy.supervised || (runs && goal.artifact().is_some())) {
+            StepKind::Reload
+        } else if self.policy.supervised {
+            StepKind::Stop
+        } else {
+            return self.enter(Phase::Probing, now);
+        };
+        passage.reached = true;
+        self.perform(step);
+    }
+
+    pub(super) fn start_new(&mut self, now: Time) {
+        let Some(passage) = &self.record.passage else { return };
+        let goal = passage.order.goal.state();
+        match goal.artifact() {
+            Some(digest) => {
+                let layers = goal.layers.clone();
+                self.perform(StepKind::Start { digest, layers });
+            }
+            None => self.started_new(now),
+        }
+    }
+
+    pub(super) fn started_new(&mut self, now: Time) {
+        let Some(passage) = &self.record.passage else { return };
+        let removal = passage.order.goal.state().artifact().is_none();
+        self.record.started = self.policy.supervised && !removal;
+        match passage.phase {
+            // Restarted in the middle of watching: the watch begins again.
+            Phase::Probing => self.watch_new(now),
+            _ => self.enter(Phase::Probing, now),
+        }
+    }
+
+    /// What the reload answered is part of the result.
+    pub(super) fn keep_reload(&mut self, answer: String) {
+        /// How much of an answer is kept, in characters.
+        const MOST: usize = 500;
+        if let Some(passage) = &mut self.record.passage {
+            passage.reload = Some(answer.chars().take(MOST).collect());
+        }
+    }
+}
