@@ -6,7 +6,7 @@ use crate::{
     digest::{Digest, Md5Digest},
     files::FilesSpec,
     id::{ComponentId, Version},
-    patch::{Fix, PatchSpec},
+    patch::{Fix, PatchSpec, check_fixes, check_spec},
     reason::{Reason, ReasonCode},
     state::ReleaseRef,
 };
@@ -245,6 +245,10 @@ fn check(manifest: &Manifest) -> Result<(), String> {
     }
     if let Some(files) = &manifest.files {
         files.check()?;
+    }
+    check_fixes(&manifest.fixes)?;
+    if let Some(patch) = &manifest.patch {
+        check_spec(patch)?;
     }
     if manifest.artifacts.is_empty() {
         return Err("it names no artifact".to_owned());

@@ -2,6 +2,7 @@
 //!
 //! Pure: class files and jars come in as bytes and names that others have read.
 
+mod check;
 pub mod classfile;
 pub mod finding;
 #[cfg(test)]
@@ -14,6 +15,7 @@ mod names;
 mod spec;
 pub mod stack;
 
+pub use check::*;
 pub use jar::*;
 pub use names::*;
 pub use spec::*;

@@ -131,4 +131,4 @@ pub fn describe(layers: &[Layer]) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
