@@ -31,6 +31,11 @@ struct StateLabel {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ComponentLabel {
+    component: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct RoleLabel {
     role: String,
 }
@@ -56,6 +61,8 @@ pub async fn page(operations: &Operations, live: &Live, server_expires: i64) -> 
     }
     registry.register("rollouts", "Rollouts by state", rollouts);
 
+    stacks(operations, &mut registry).await?;
+
     let gauge = |value: usize| {
         let gauge: Gauge = Gauge::default();
         gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
@@ -74,6 +81,25 @@ pub async fn page(operations: &Operations, live: &Live, server_expires: i64) -> 
     // Writing to a string does not fail.
     let _ = encode(&mut text, &registry);
     Ok(text)
+}
+
+/// What runs that should not, by component.
+async fn stacks(operations: &Operations, registry: &mut Registry) -> Result<(), StoreError> {
+    let (drifted, alarmed) = (Family::<ComponentLabel, Gauge>::default(), Family::default());
+    let old: Family<ComponentLabel, Gauge> = Family::default();
+    for count in operations.store.component_counts().await? {
+        let label = ComponentLabel { component: count.component };
+        let set = |family: &Family<ComponentLabel, Gauge>, value: u64| {
+            family.get_or_create(&label).set(i64::try_from(value).unwrap_or(i64::MAX));
+        };
+        set(&drifted, count.drifted);
+        set(&alarmed, count.alarmed);
+        set(&old, count.old_classes);
+    }
+    registry.register("components_drifted", "Nodes where something else runs than was recorded", drifted);
+    registry.register("components_alarmed", "Nodes where something deserves a look", alarmed);
+    registry.register("classes_old", "Patched classes that run old code, over all nodes", old);
+    Ok(())
 }
 
 async fn count_nodes(operations: &Operations) -> Result<BTreeMap<(String, bool), i64>, StoreError> {

@@ -8,6 +8,7 @@ mod enroll;
 mod names;
 mod node;
 mod page;
+mod patch;
 mod release;
 mod rollout;
 mod show;

@@ -9,7 +9,7 @@ use upfleet_domain::{labels::Selector, reason::Reason};
 use v1::node_service_server::NodeService;
 
 use super::{Answer, Api, answer, names, opened, page, refuse, show};
-use crate::ops::{Once, TokenWish};
+use crate::ops::{JvmQuestion, Once, TokenWish};
 
 type Streaming<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -17,7 +17,7 @@ type Streaming<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 const LINES: u32 = 200;
 const MAX_LINES: u32 = 2000;
 
-fn selector(text: &str) -> Result<Selector, Status> {
+pub(super) fn selector(text: &str) -> Result<Selector, Status> {
     let found = if text.is_empty() { Ok(Selector::all()) } else { text.parse() };
     found.map_err(|error| refuse(convert::invalid("selector", error)))
 }
@@ -142,15 +142,35 @@ impl NodeService for Api {
         Ok(Response::new(Box::pin(shown)))
     }
 
-    async fn list_jvms(&self, _: Request<v1::ListJvmsRequest>) -> Answer<v1::ListJvmsResponse> {
-        Err(Status::unimplemented("list JVMs"))
+    async fn list_jvms(&self, request: Request<v1::ListJvmsRequest>) -> Answer<v1::ListJvmsResponse> {
+        let (_, request) = opened(request)?;
+        let v1::ListJvmsRequest { selector: nodes, java_version, contains, unmanaged, .. } = &request;
+        let query = ("jvms", nodes, java_version, contains, unmanaged);
+        let page = page::page(request.page_size, &request.page_token, &query)?;
+        let question = JvmQuestion {
+            selector: selector(nodes)?,
+            version: java_version.clone(),
+            contains: contains.clone(),
+            unmanaged: *unmanaged,
+        };
+        page::listed(self.0.list_jvms(&question, &page).await, &query, show::jvm, |jvms, next_page_token| {
+            v1::ListJvmsResponse { jvms, next_page_token }
+        })
     }
 
     async fn list_node_history(
         &self,
-        _: Request<v1::ListNodeHistoryRequest>,
+        request: Request<v1::ListNodeHistoryRequest>,
     ) -> Answer<v1::ListNodeHistoryResponse> {
-        Err(Status::unimplemented("list a node's history"))
+        let (_, request) = opened(request)?;
+        let query = ("history", &request.name, &request.component);
+        let page = page::page(request.page_size, &request.page_token, &query)?;
+        let component = convert::parse_optional(&request.component, "component").map_err(refuse)?;
+        let found = self.0.node_history(&node_id(&request.name)?, component.as_ref(), &page).await;
+        page::listed(found, &query, show::history, |entries, next_page_token| v1::ListNodeHistoryResponse {
+            entries,
+            next_page_token,
+        })
     }
 
     async fn create_enrollment_token(

@@ -4,8 +4,10 @@ use upfleet_api::{convert, v1};
 
 use crate::{
     auth::role_to_wire,
-    ops::{NodeView, ReleaseView},
-    store::{ArtifactRecord, CertificateRecord, ComponentRecord, NodeState, Subject, TokenRecord},
+    ops::{FixView, JvmView, NodeView, PatchCount, ReleaseView, Standing},
+    store::{
+        ArtifactRecord, CertificateRecord, ComponentRecord, HistoryRecord, NodeState, Subject, TokenRecord,
+    },
 };
 
 pub(super) fn node_state(state: NodeState) -> v1::node::State {
@@ -103,6 +105,54 @@ pub(super) fn release(view: &ReleaseView, with_manifest: bool) -> v1::Release {
         notes: release.notes.clone(),
         patch_number: release.patch_number.unwrap_or(0),
         fixes: convert::all(&release.fixes),
+    }
+}
+
+pub(super) fn jvm(view: &JvmView) -> v1::NodeJvm {
+    v1::NodeJvm { node: format!("nodes/{}", view.node), jvm: Some((&view.jvm).into()) }
+}
+
+pub(super) fn history(record: &HistoryRecord) -> v1::NodeHistoryEntry {
+    v1::NodeHistoryEntry {
+        component: record.component.to_string(),
+        time: Some(convert::timestamp(record.time)),
+        from: Some((&record.from).into()),
+        to: Some((&record.to).into()),
+        state: v1::UpgradeState::from(record.state).into(),
+        reason: Some((&record.reason).into()),
+        rollout: record.rollout.as_ref().map(|rollout| format!("rollouts/{rollout}")).unwrap_or_default(),
+        actor: record.actor.clone(),
+    }
+}
+
+pub(super) fn fix_state(view: &FixView) -> v1::FixState {
+    use v1::fix_state::State;
+    let state = match view.standing {
+        Standing::Lacks => State::Lacks,
+        Standing::Unproved => State::Unproved,
+        Standing::Patched => State::Patched,
+        Standing::InBase => State::InBase,
+    };
+    v1::FixState {
+        node: format!("nodes/{}", view.node),
+        component: view.component.to_string(),
+        state: state.into(),
+        number: view.number.unwrap_or(0),
+        current: Some((&view.current).into()),
+        reason: view.reason.as_ref().map(Into::into),
+        online: view.online,
+    }
+}
+
+pub(super) fn patch_count(count: &PatchCount) -> v1::PatchCount {
+    v1::PatchCount {
+        component: count.component.to_string(),
+        release: format!("releases/{}", count.release),
+        number: count.number,
+        active: count.active,
+        proved: count.proved,
+        retired: count.retired,
+        nodes: count.nodes,
     }
 }
 

@@ -8,7 +8,7 @@ use tonic::{service::Routes, transport::Server};
 use upfleet_api::v1::{
     agent_service_server::AgentServiceServer, artifact_service_server::ArtifactServiceServer,
     enrollment_service_server::EnrollmentServiceServer, node_service_server::NodeServiceServer,
-    release_service_server::ReleaseServiceServer, rollout_service_server::RolloutServiceServer,
+    patch_service_server::PatchServiceServer, release_service_server::ReleaseServiceServer, rollout_service_server::RolloutServiceServer,
     user_service_server::UserServiceServer,
 };
 
@@ -71,6 +71,7 @@ fn services(operations: Operations) -> Routes {
         .add_service(AgentServiceServer::new(api.clone()).max_decoding_message_size(MESSAGE))
         .add_service(ArtifactServiceServer::new(api.clone()).max_decoding_message_size(CONTENT_MESSAGE))
         .add_service(NodeServiceServer::new(api.clone()).max_decoding_message_size(MESSAGE))
+        .add_service(PatchServiceServer::new(api.clone()).max_decoding_message_size(MESSAGE))
         .add_service(ReleaseServiceServer::new(api.clone()).max_decoding_message_size(CONTENT_MESSAGE))
         .add_service(RolloutServiceServer::new(rollouts).max_decoding_message_size(MESSAGE))
         .add_service(UserServiceServer::new(api).max_decoding_message_size(MESSAGE))

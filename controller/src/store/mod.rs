@@ -78,10 +78,10 @@ pub trait Store: Send + Sync + 'static {
     async fn component_counts(&self) -> Result<Vec<ComponentCount>>;
     /// The JVMs of one node.
     async fn jvms(&self, node: &NodeId) -> Result<Vec<Jvm>>;
-    /// Hands over the JVMs of each node that comes after `after`, by node, until `visit` says that it has enough.
+    /// Hands over the JVMs of each node from `first` on, by node, until `visit` says that it has enough.
     async fn each_jvms(
         &self,
-        after: Option<&NodeId>,
+        first: Option<&NodeId>,
         visit: &mut (dyn FnMut(JvmsRecord) -> bool + Send),
     ) -> Result<()>;
     /// What became of a node's components, newest first; only of one component where given.

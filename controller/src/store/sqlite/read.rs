@@ -233,10 +233,10 @@ impl Store for SqliteStore {
 
     async fn each_jvms(
         &self,
-        after: Option<&NodeId>,
+        first: Option<&NodeId>,
         visit: &mut (dyn FnMut(JvmsRecord) -> bool + Send),
     ) -> Result<()> {
-        self.visit_jvms(after, visit).await
+        self.visit_jvms(first, visit).await
     }
 
     async fn history(

@@ -66,17 +66,18 @@ impl SqliteStore {
 
     pub(super) async fn visit_jvms(
         &self,
-        after: Option<&NodeId>,
+        first: Option<&NodeId>,
         visit: &mut (dyn FnMut(JvmsRecord) -> bool + Send),
     ) -> Result<()> {
-        let select = "SELECT node, doc FROM jvm WHERE node > $1 ORDER BY node LIMIT $2";
-        let mut after = after.map(ToString::to_string).unwrap_or_default();
+        let select = "SELECT node, doc FROM jvm WHERE node >= $1 ORDER BY node LIMIT $2";
+        let mut first = first.map(ToString::to_string).unwrap_or_default();
         loop {
-            let rows = sqlx::query_as::<_, (String, String)>(select).bind(&after).bind(RUN);
+            let rows = sqlx::query_as::<_, (String, String)>(select).bind(&first).bind(RUN);
             let rows = rows.fetch_all(&self.readers).await?;
             let last = rows.len() < RUN as usize;
             if let Some(row) = rows.last() {
-                after.clone_from(&row.0);
+                // A blank sorts before all that a name may hold.
+                first = format!("{} ", row.0);
             }
             for (node, doc) in rows {
                 let jvms = from_doc("JVMs of", &node, &doc)?;
