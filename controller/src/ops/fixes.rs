@@ -122,7 +122,8 @@ impl Operations {
         let (mut counts, mut rows) = (BTreeMap::new(), Vec::new());
         let after = page.after.as_deref().unwrap_or_default();
         let mut visit = |record: ComponentRecord| {
-            let (Some(online), Some(shelf)) = (nodes.get(&record.node), shelves.get(record.component())) else {
+            let (Some(online), Some(shelf)) = (nodes.get(&record.node), shelves.get(record.component()))
+            else {
                 return;
             };
             let inventory = record.inventory;

@@ -65,7 +65,8 @@ impl Operations {
         let mut visit = |record: JvmsRecord| {
             if nodes.contains_key(&record.node) {
                 for jvm in record.jvms.into_iter().filter(|jvm| question.wants(jvm)) {
-                    let seen = from.as_ref().is_some_and(|(node, pid)| *node == record.node && jvm.pid <= *pid);
+                    let seen =
+                        from.as_ref().is_some_and(|(node, pid)| *node == record.node && jvm.pid <= *pid);
                     if !seen {
                         rows.push((
                             format!("{} {}", record.node, jvm.pid),
@@ -102,7 +103,9 @@ impl Operations {
 fn place(key: &str) -> Result<(NodeId, u32), Reason> {
     let place = key.split_once(' ').and_then(|(node, pid)| Some((node.parse().ok()?, pid.parse().ok()?)));
     place.ok_or_else(|| {
-        Reason::new(ReasonCode::InvalidArgument).with("field", "page_token").with("problem", "it is no page token")
+        Reason::new(ReasonCode::InvalidArgument)
+            .with("field", "page_token")
+            .with("problem", "it is no page token")
     })
 }
 

@@ -8,8 +8,8 @@ use tonic::{service::Routes, transport::Server};
 use upfleet_api::v1::{
     agent_service_server::AgentServiceServer, artifact_service_server::ArtifactServiceServer,
     enrollment_service_server::EnrollmentServiceServer, node_service_server::NodeServiceServer,
-    patch_service_server::PatchServiceServer, release_service_server::ReleaseServiceServer, rollout_service_server::RolloutServiceServer,
-    user_service_server::UserServiceServer,
+    patch_service_server::PatchServiceServer, release_service_server::ReleaseServiceServer,
+    rollout_service_server::RolloutServiceServer, user_service_server::UserServiceServer,
 };
 
 use crate::{

@@ -115,7 +115,8 @@ impl Shelf {
             return Some(old);
         }
         let named = |class: &str| {
-            let ours = |found: &&upfleet_domain::jvm::ClassProof| found.class == class && found.number >= number;
+            let ours =
+                |found: &&upfleet_domain::jvm::ClassProof| found.class == class && found.number >= number;
             proof.classes.iter().any(|found| ours(&found))
         };
         let whole = proof.classes.len() < WHOLE_BELOW;

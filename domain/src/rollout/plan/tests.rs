@@ -9,6 +9,8 @@ use crate::{
     rollout::{NodeCount, Policy, WaveSpec},
 };
 
+mod stacks;
+
 fn release(version: &str, sequence: u64) -> ReleaseFacts {
     let platform = Platform { os: "linux".into(), arch: "amd64".into() };
     let artifact = ArtifactRef {

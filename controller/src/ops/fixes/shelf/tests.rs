@@ -140,10 +140,8 @@ fn each_way_to_stand_with_a_fix() {
     check(&on(Some(proof(&both[..1]))), Standing::Unproved, Some(3), Some(ReasonCode::ProofMissing));
     let stale = [("com.acme.Order", 3, Old), ("com.acme.Cart", 3, Armed)];
     check(&on(Some(proof(&stale))), Standing::Unproved, Some(3), Some(ReasonCode::ClassOld));
-    let drifted = ComponentInventory {
-        drift: Some(Reason::new(ReasonCode::Drifted)),
-        ..on(Some(proof(&both)))
-    };
+    let drifted =
+        ComponentInventory { drift: Some(Reason::new(ReasonCode::Drifted)), ..on(Some(proof(&both))) };
     check(&drifted, Standing::Unproved, Some(3), Some(ReasonCode::Drifted));
 
     // Contained in one that was built on it, or retired by a later one: that one has it now.
