@@ -4,7 +4,7 @@
 use super::record::Record;
 use crate::{
     digest::Digest,
-    state::{Base, ComponentState},
+    state::{Base, ComponentState, Layer},
 };
 
 /// Makes `new` the current state; the old one becomes the newest kept one.
@@ -40,18 +40,20 @@ pub fn versions(record: &Record, running: Option<Digest>) -> Vec<Digest> {
     digests
 }
 
-/// The stacks that may not be removed, by [`crate::state::stack_digest`]. `running` is what the process was started
-/// with.
+/// The stacks that may not be removed.
 #[must_use]
-pub fn stacks(record: &Record, running: Option<Digest>) -> Vec<Digest> {
+pub fn stacks(record: &Record) -> Vec<Vec<Layer>> {
     let passage = record.passage.iter().flat_map(|passage| {
         [Some(&passage.from), passage.back.as_ref().map(|back| &back.to)].into_iter().flatten()
     });
     let states = std::iter::once(&record.current).chain(&record.kept).chain(passage);
-    let mut digests: Vec<Digest> = states.filter_map(ComponentState::stack).chain(running).collect();
-    digests.sort_unstable();
-    digests.dedup();
-    digests
+    let mut stacks: Vec<Vec<Layer>> = Vec::new();
+    for state in states.filter(|state| state.stack().is_some()) {
+        if !stacks.contains(&state.layers) {
+            stacks.push(state.layers.clone());
+        }
+    }
+    stacks
 }
 
 /// The digests that an inventory lists as kept: those of the current and the kept states.

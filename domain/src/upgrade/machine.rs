@@ -57,6 +57,8 @@ pub struct Machine {
 struct Seen {
     process: Process,
     installed: Option<Digest>,
+    /// Whether the stack in force has files that are not what they were.
+    damaged: bool,
     healthy: bool,
     /// What the running JVM last said of the stack.
     proof: Option<Proof>,
@@ -76,6 +78,7 @@ impl Machine {
             seen: Seen {
                 process: Process::NotRun,
                 installed: None,
+                damaged: false,
                 healthy: false,
                 proof: None,
                 asked: None,
@@ -217,6 +220,7 @@ impl Machine {
             Ok(Answer::Inspected(found)) => {
                 self.seen.process = found.process.clone();
                 self.seen.installed = found.installed;
+                self.seen.damaged = found.damage.is_some();
             }
             Ok(Answer::Proved(proof)) => self.saw_proof(proof.clone(), now),
             _ => {}

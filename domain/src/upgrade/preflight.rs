@@ -31,6 +31,8 @@ pub struct Facts {
     pub forbidden: Option<Reason>,
     /// The stack that the next start uses, highest number first.
     pub layers: Vec<Layer>,
+    /// What is wrong with that stack's files, if anything; then `layers` says nothing.
+    pub damage: Option<Reason>,
     /// Whether the wanted stack fits what is there: found by the digests of the application's own classes and by how its
     /// JVM is started; with what deserves a look. `Ok` where no stack is wanted.
     pub stack: Result<Vec<Reason>, Reason>,
@@ -74,7 +76,7 @@ pub fn judge(policy: &Policy, asked: Asked<'_>, current: &ComponentState, facts:
     }
     let wanted = goal.state();
     let same_base = facts.installed == wanted.artifact();
-    let same_stack = stack_digest(&facts.layers) == wanted.stack();
+    let same_stack = facts.damage.is_none() && stack_digest(&facts.layers) == wanted.stack();
     if let Err(reason) = base(goal, asked.live, facts.installed) {
         return Verdict::Stop(reason);
     }

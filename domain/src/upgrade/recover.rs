@@ -20,6 +20,8 @@ pub struct Found {
     pub installed: Option<Digest>,
     /// The stack that the next start uses, highest number first; empty where there is none.
     pub layers: Vec<Layer>,
+    /// What is wrong with that stack's files, if anything; then `layers` says nothing.
+    pub damage: Option<Reason>,
     /// The versions that lie on the node, by name; they are hashed again before they are used.
     pub kept: Vec<Digest>,
     /// What differs in an installed directory from the version that was put there, each path with what became of it.
@@ -69,9 +71,10 @@ pub fn decide(passage: &Passage, found: &Found, policy: &Policy) -> Recovery {
     }
     let (from, goal) = (&passage.from, &passage.order.goal);
     let to = goal.state();
-    let stack = stack_digest(&found.layers);
+    // A damaged stack is none that anybody ordered.
+    let stack = found.damage.is_none().then(|| stack_digest(&found.layers));
     let (old_base, new_base) = (found.installed == from.artifact(), found.installed == to.artifact());
-    let (old_stack, new_stack) = (stack == from.stack(), stack == to.stack());
+    let (old_stack, new_stack) = (stack == Some(from.stack()), stack == Some(to.stack()));
     let (old_in_place, new_in_place) = (old_base && old_stack, new_base && new_stack);
     let lies = |digest: &Digest| found.kept.contains(digest) || found.installed == Some(*digest);
     let staged = goal.parts(from).iter().all(|part| lies(&part.digest));
@@ -111,6 +114,9 @@ pub fn drift(record: &Record, policy: &Policy, found: &Found) -> Option<Reason> 
     };
     if found.installed != recorded {
         return Some(drifted(name(found.installed), name(recorded)));
+    }
+    if let Some(damage) = &found.damage {
+        return Some(damage.clone());
     }
     if stack_digest(&found.layers) != current.stack() {
         return Some(drifted(patches(&found.layers), patches(&current.layers)));

@@ -137,9 +137,9 @@ pub enum StepKind {
     Prune {
         /// The versions that something names.
         keep: Vec<Digest>,
-        /// The stacks that something names; see [`crate::state::stack_digest`]. The one in force stays anyway.
+        /// The stacks that something names. The one in force stays anyway.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
-        stacks: Vec<Digest>,
+        stacks: Vec<Vec<Layer>>,
     },
 }
 

@@ -7,6 +7,7 @@ mod exclusive;
 pub mod history;
 mod manifests;
 mod offers;
+mod patching;
 pub mod policy;
 pub mod stack;
 #[cfg(test)]

@@ -2,7 +2,11 @@
 
 use std::path::PathBuf;
 
-use upfleet_domain::{digest::Digest, patch::PatchSpec, state::Layer, state::stack_digest};
+use upfleet_domain::{
+    digest::Digest,
+    patch::PatchSpec,
+    state::{Layer, ReleaseRef, stack_digest},
+};
 
 /// A patch of a stack.
 #[derive(Clone, Debug)]
@@ -36,4 +40,17 @@ impl View {
     pub fn digest(&self) -> Option<Digest> {
         stack_digest(&self.recorded())
     }
+}
+
+/// A stack that is asked about before it is put in force.
+#[derive(Clone, Debug, Default)]
+pub struct Asked {
+    /// The stack.
+    pub stack: View,
+    /// The base it is for; `None` where that is no release.
+    pub base: Option<ReleaseRef>,
+    /// The base's file, where it is not in the component's place yet.
+    pub file: Option<PathBuf>,
+    /// Whether the running JVM is to be patched.
+    pub live: bool,
 }

@@ -17,11 +17,17 @@ use upfleet_domain::{
     },
 };
 
-use super::{Outgoing, history::History, manifests::Manifests, stack::View, world::World};
+use super::{
+    Outgoing,
+    history::History,
+    manifests::Manifests,
+    stack::{Asked, View},
+    world::World,
+};
 use crate::{
     crash,
     download::Progress,
-    exec::{Executor, Lying},
+    exec::{self, Executor, Lying},
 };
 
 /// How many changed files are named at most.
@@ -74,7 +80,10 @@ impl<W: World> Tools<W> {
             }
             StepKind::SwitchStack { layers } | StepKind::SwitchStackBack { layers } => {
                 let (view, world) = (self.view(layers, &[])?, Arc::clone(&self.world));
-                let switch = move |executor: &Executor| world.switch(executor.place(), &view);
+                let switch = move |executor: &Executor| {
+                    let set = world.set(&view)?;
+                    exec::stack::switch(executor.place(), set.as_ref())
+                };
                 Ok(self.on_files(gate, switch).await.map(|()| Answer::Done)?)
             }
             StepKind::PatchLive { layers, gone } => {
@@ -86,8 +95,10 @@ impl<W: World> Tools<W> {
             StepKind::Reload => self.world.reload().await.map(Answer::Reloaded),
             StepKind::Prune { stacks, .. } => {
                 let (kind, stacks, world) = (kind.clone(), stacks.clone(), Arc::clone(&self.world));
+                let process = self.world.process().await;
                 let pruned = self.on_files(gate, move |executor| {
-                    let stacks = world.prune_stacks(executor.place(), &stacks);
+                    let in_use = world.in_use(&process);
+                    let stacks = exec::stack::prune(executor.place(), &stacks, &in_use);
                     let answer = executor.perform(&kind, None)?;
                     stacks.map(|()| answer)
                 });
@@ -145,20 +156,23 @@ impl<W: World> Tools<W> {
         let active = view.layers.iter().filter(|patch| !patch.layer.retired);
         let layers = active.map(|patch| patch.layer.release.artifact);
         let wanted: Vec<Digest> = digest.into_iter().chain(layers).collect();
-        let world = Arc::clone(&self.world);
-        let looked = self.on_files(gate, move |executor| {
-            Ok((executor.look(&wanted, runs)?, world.stack(executor.place())?))
+        let looked =
+            self.on_files(gate, move |executor| Ok((executor.look(&wanted, runs)?, in_force(executor))));
+        let (looked, (layers, damage)) = looked.await?;
+        let release = manifest.and_then(|manifest| self.manifests.load(&manifest).ok());
+        let refuses = release.as_ref().is_none_or(|release| {
+            let files = release.manifest().files.as_ref();
+            files.is_none_or(|files| files.on_local_change == OnLocalChange::Refuse)
         });
-        let (looked, layers) = looked.await?;
-        let refuses =
-            manifest.and_then(|manifest| self.manifests.load(&manifest).ok()).is_none_or(|release| {
-                let files = release.manifest().files.as_ref();
-                files.is_none_or(|files| files.on_local_change == OnLocalChange::Refuse)
-            });
         let changes = if refuses { looked.changes.list(MAX_CHANGES) } else { Vec::new() };
-        let stack = match view.layers.is_empty() && view.gone.is_empty() {
-            true => Ok(Vec::new()),
-            false => self.world.fit(view, live).await,
+        let base = release.and_then(|release| release.reference(&self.policy.platform).ok());
+        let file = digest.filter(|_| looked.installed != digest);
+        let file = file.map(|digest| self.executor.place().version(&digest));
+        let stack = match &file {
+            // Asked again when the base has come.
+            Some(file) if !file.exists() => Ok(Vec::new()),
+            _ if view.layers.is_empty() && view.gone.is_empty() => Ok(Vec::new()),
+            _ => self.world.fit(Asked { stack: view, base, file, live }).await,
         };
         let process = self.world.process().await;
         let baseline = match &process {
@@ -176,6 +190,7 @@ impl<W: World> Tools<W> {
             links: looked.links,
             forbidden: looked.forbidden,
             layers,
+            damage,
             stack,
             changes,
             baseline,
@@ -243,15 +258,22 @@ impl<W: World> Tools<W> {
     }
 
     async fn inspect(&self, probe: bool, gate: OwnedMutexGuard<()>) -> Result<Answer, Failure> {
-        let (world, manifests) = (Arc::clone(&self.world), self.manifests.clone());
+        let manifests = self.manifests.clone();
         let looked = self.on_files(gate, move |executor| {
-            let layers = world.stack(executor.place())?;
-            Ok((executor.inspect()?, layers, manifests.patches()))
+            Ok((executor.inspect()?, in_force(executor), manifests.patches()))
         });
-        let (Lying { installed, kept, changes }, layers, patches) = looked.await?;
+        let (Lying { installed, kept, changes }, (layers, damage), patches) = looked.await?;
         let changes = changes.list(MAX_CHANGES);
         let process = self.world.process().await;
         let health = if probe { self.health().await } else { None };
-        Ok(Answer::Inspected(Found { installed, layers, kept, patches, changes, process, health }))
+        Ok(Answer::Inspected(Found { installed, layers, damage, kept, patches, changes, process, health }))
+    }
+}
+
+/// The stack that the next start uses, and what is wrong with it.
+fn in_force(executor: &Executor) -> (Vec<Layer>, Option<Reason>) {
+    match exec::stack::layers(executor.place()) {
+        Ok(layers) => (layers, None),
+        Err(damage) => (Vec::new(), Some(damage)),
     }
 }

@@ -8,18 +8,21 @@ use upfleet_domain::{
     jvm::Proof,
     reason::{Reason, ReasonCode},
     release::ArtifactRef,
-    state::Layer,
     upgrade::{
         Evidence,
         step::{Failure, Process},
     },
 };
 
-use super::stack::View;
+use super::{
+    patching::Patching,
+    stack::{Asked, View},
+};
 use crate::{
-    config::{ComponentConfig, ProbeConfig},
+    config::{ComponentConfig, ProbeConfig, RunMode},
     download::{FetchRequest, Fetcher, Progress},
-    exec::Place,
+    exec::stack::SetFiles,
+    jvm::patcher::Patcher,
     probe::{self, ProbeContext},
     reload::{self, ReloadContext},
     supervise::{Launch, ProcessStateInfo, Supervisor},
@@ -58,33 +61,20 @@ pub trait World: Send + Sync + 'static {
     fn tail(&self, lines: usize) -> impl Future<Output = Vec<String>> + Send;
 
     /// Whether a stack would get into the component's JVM, with what deserves a look. Nothing is touched.
-    fn fit(&self, stack: View, live: bool) -> impl Future<Output = Result<Vec<Reason>, Reason>> + Send {
-        let _ = live;
-        async move { if stack.layers.is_empty() { Ok(Vec::new()) } else { Err(unpatchable()) } }
+    fn fit(&self, asked: Asked) -> impl Future<Output = Result<Vec<Reason>, Reason>> + Send {
+        async move { if asked.stack.layers.is_empty() { Ok(Vec::new()) } else { Err(unpatchable()) } }
     }
-    /// The stack that the next start uses, highest number first. Blocks.
+    /// The files that put a stack in force; `None` where nothing is to be in force. Blocks.
     ///
     /// # Errors
-    /// Where it can't be read.
-    fn stack(&self, place: &Place) -> Result<Vec<Layer>, Reason> {
-        let _ = place;
-        Ok(Vec::new())
+    /// Why it can't be put in force.
+    fn set(&self, stack: &View) -> Result<Option<SetFiles>, Reason> {
+        if stack.layers.is_empty() { Ok(None) } else { Err(unpatchable()) }
     }
-    /// Makes a stack the one that the next start uses, in one atomic step. Blocks.
-    ///
-    /// # Errors
-    /// Where it can't; then the one before is in force.
-    fn switch(&self, place: &Place, stack: &View) -> Result<(), Reason> {
-        let _ = place;
-        if stack.layers.is_empty() { Ok(()) } else { Err(unpatchable()) }
-    }
-    /// Removes stacks that are neither in force nor in `keep`. Blocks.
-    ///
-    /// # Errors
-    /// Where they can't be removed.
-    fn prune_stacks(&self, place: &Place, keep: &[Digest]) -> Result<(), Reason> {
-        let _ = (place, keep);
-        Ok(())
+    /// Files of stacks that what runs makes use of, though another stack may be in force. Blocks.
+    fn in_use(&self, process: &Process) -> Vec<PathBuf> {
+        let _ = process;
+        Vec::new()
     }
     /// Brings the running JVM to exactly this stack, all classes or none, and lets its next start use it too. `None`
     /// where there is no JVM.
@@ -110,6 +100,7 @@ pub struct Node {
     config: ComponentConfig,
     probes: Vec<ProbeConfig>,
     supervisor: Supervisor,
+    patching: Option<Patching>,
     fetcher: Fetcher,
 }
 
@@ -118,7 +109,8 @@ impl Node {
     #[must_use]
     pub fn new(state_dir: &Path, config: &ComponentConfig, fetcher: Fetcher) -> Self {
         let supervisor = Supervisor::new(state_dir, config);
-        Self { config: config.clone(), probes: super::policy::probes(config), supervisor, fetcher }
+        let patching = Patcher::new(state_dir, config).map(Patching::new);
+        Self { config: config.clone(), probes: super::policy::probes(config), supervisor, patching, fetcher }
     }
 
     /// The pid of the process, or why there is none.
@@ -127,6 +119,27 @@ impl Node {
             Ok(state) => state.up(),
             Err(fault) => Err(fault.to_string()),
         }
+    }
+
+    async fn launch(&self, digest: Digest, stack: &View) -> Result<Launch, Reason> {
+        let base = Launch::of(&self.config, Some(digest));
+        match &self.patching {
+            Some(patching) => patching.launch(base, stack).await,
+            None if stack.layers.is_empty() => Ok(base),
+            None => Err(unpatchable()),
+        }
+    }
+
+    /// The pid of the supervised process. Where the agent runs none, whoever asks finds the JVM by its path.
+    async fn supervised(&self) -> Result<Option<u32>, Reason> {
+        if self.config.run.mode == RunMode::None {
+            return Ok(None);
+        }
+        let gone = |problem: String| {
+            let reason = Reason::new(ReasonCode::JvmGone).with("component", &self.config.name);
+            reason.with("problem", problem)
+        };
+        self.up().await.map(Some).map_err(gone)
     }
 
     async fn failure(&self, reason: Reason) -> Failure {
@@ -140,8 +153,8 @@ impl World for Node {
         self.fetcher.fetch(request, on).await.map(drop)
     }
 
-    async fn start(&self, digest: Digest, _stack: View) -> Result<Process, Failure> {
-        let launch = Launch::of(&self.config, Some(digest));
+    async fn start(&self, digest: Digest, stack: View) -> Result<Process, Failure> {
+        let launch = self.launch(digest, &stack).await?;
         match self.supervisor.start(&launch).await {
             Ok(info) => Ok(Process::Running { pid: info.pid, digest: info.digest, stack: info.stack }),
             Err(fault) => Err(self.failure(fault.reason).await),
@@ -200,5 +213,53 @@ impl World for Node {
 
     async fn tail(&self, lines: usize) -> Vec<String> {
         self.supervisor.tail(lines).await
+    }
+
+    async fn fit(&self, asked: Asked) -> Result<Vec<Reason>, Reason> {
+        match &self.patching {
+            Some(patching) => patching.fit(asked, self.supervised().await.unwrap_or(None)).await,
+            None if asked.stack.layers.is_empty() => Ok(Vec::new()),
+            None => Err(unpatchable()),
+        }
+    }
+
+    fn set(&self, stack: &View) -> Result<Option<SetFiles>, Reason> {
+        match &self.patching {
+            Some(patching) => patching.set(stack),
+            None if stack.layers.is_empty() => Ok(None),
+            None => Err(unpatchable()),
+        }
+    }
+
+    fn in_use(&self, process: &Process) -> Vec<PathBuf> {
+        let supervised = self.config.run.mode == RunMode::Supervised;
+        match &self.patching {
+            Some(patching) if !supervised || process.pid().is_some() => patching.in_use(process.pid()),
+            _ => Vec::new(),
+        }
+    }
+
+    async fn patch_live(&self, stack: View) -> Result<Option<Proof>, Failure> {
+        let Some(patching) = &self.patching else { return Err(unpatchable().into()) };
+        let process = self.supervised().await?;
+        let proof = match patching.live(stack.clone(), process).await {
+            Ok(proof) => proof,
+            Err(reason) => return Err(self.failure(reason).await),
+        };
+        if process.is_some() {
+            // The stack is switched to already: only now does a restart by the shim use it, so that a JVM which
+            // refuses the patch is restarted as it was.
+            let running = self.process().await.digest();
+            let launch = self.launch(running.unwrap_or_else(|| Digest::of(b"")), &stack).await?;
+            if let Err(fault) = self.supervisor.replace(&launch).await {
+                return Err(self.failure(fault.reason).await);
+            }
+        }
+        Ok(Some(proof))
+    }
+
+    async fn prove(&self, stack: View) -> Result<Option<Proof>, Failure> {
+        let Some(patching) = &self.patching else { return Ok(None) };
+        Ok(patching.prove(stack, self.supervised().await?).await?)
     }
 }

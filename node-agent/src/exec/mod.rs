@@ -135,10 +135,14 @@ impl Executor {
     /// Why it could not be done. What was there before is there still.
     pub fn perform(&self, step: &StepKind, release: Option<&Manifest>) -> Result<Answer, Reason> {
         let place = &self.place;
-        // Of a file, the digest says it all.
-        let _ = release;
         match step {
-            StepKind::Verify { digest, .. } => verify::fetched(place, digest).map(Answer::Verified),
+            StepKind::Verify { digest, .. } => {
+                let elf = verify::fetched(place, digest)?;
+                match release.and_then(|release| release.patch.as_ref()) {
+                    Some(patch) => verify::patch(place, digest, patch).map(|()| Answer::Verified(None)),
+                    None => Ok(Answer::Verified(elf)),
+                }
+            }
             StepKind::Stage { digest, .. } => stage::stage(place, &self.first, digest).map(done),
             StepKind::VerifyKept { digest } => verify::kept(place, digest).map(done),
             StepKind::Backup { digest } => backup::back_up(place, digest).map(done),

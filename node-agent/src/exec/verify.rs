@@ -4,6 +4,7 @@ use std::io;
 
 use upfleet_domain::{
     digest::Digest,
+    patch::PatchSpec,
     reason::{Reason, ReasonCode},
     upgrade::preflight::Elf,
 };
@@ -11,6 +12,7 @@ use upfleet_domain::{
 use super::{
     Place, elf,
     files::{failed, hash_file, remove_if_there},
+    patch_jar,
 };
 
 /// Hashes what was fetched, or what is kept already under that digest, and reads its ELF header.
@@ -51,4 +53,10 @@ pub(super) fn kept(place: &Place, digest: &Digest) -> Result<(), Reason> {
         .with("state", digest.short())
         .with("actual", actual)
         .with("expected", digest))
+}
+
+/// Whether what was fetched is the jar that a patch's manifest describes.
+pub(super) fn patch(place: &Place, digest: &Digest, spec: &PatchSpec) -> Result<(), Reason> {
+    let part = place.part(digest);
+    patch_jar::verify(&(if part.exists() { part } else { place.version(digest) }), spec)
 }

@@ -9,8 +9,8 @@ use crate::{
 };
 
 /// What is done to the files on the way from one state to another: first the base, then its stack. Only a base that
-/// changes is touched.
-pub(super) fn switches(from: &ComponentState, to: &ComponentState) -> Vec<StepKind> {
+/// changes is touched, and only a stack that changes or is damaged.
+pub(super) fn switches(from: &ComponentState, to: &ComponentState, damaged: bool) -> Vec<StepKind> {
     let mut steps = Vec::new();
     let base = from.artifact() != to.artifact();
     if base {
@@ -25,7 +25,7 @@ pub(super) fn switches(from: &ComponentState, to: &ComponentState) -> Vec<StepKi
         });
     }
     // A stack may depend on the base: on how the application's jar is started.
-    if from.layers != to.layers || (base && !to.layers.is_empty()) {
+    if damaged || from.layers != to.layers || (base && !to.layers.is_empty()) {
         steps.push(StepKind::SwitchStack { layers: to.layers.clone() });
     }
     steps
@@ -41,7 +41,7 @@ impl Machine {
     /// The first step of ACTIVATING.
     pub(super) fn activate(&mut self, now: Time) {
         let Some(passage) = &self.record.passage else { return };
-        let steps = switches(&passage.from, passage.order.goal.state());
+        let steps = switches(&passage.from, passage.order.goal.state(), self.seen.damaged);
         self.switch(steps.into_iter().next(), now);
     }
 
@@ -55,7 +55,7 @@ impl Machine {
     /// A step on the files is done: the next one, or what runs is brought to it.
     pub(super) fn switched(&mut self, done: &StepKind, now: Time) {
         let Some(passage) = &self.record.passage else { return };
-        let steps = switches(&passage.from, passage.order.goal.state());
+        let steps = switches(&passage.from, passage.order.goal.state(), self.seen.damaged);
         let next = steps.into_iter().skip_while(|step| step != done).nth(1);
         self.switch(next, now);
     }

@@ -62,7 +62,7 @@ impl Machine {
             None if base => steps.push(StepKind::Remove { digest: goal.artifact() }),
             _ => {}
         }
-        if of_stacks.iter().any(|state| !state.layers.is_empty()) {
+        if self.seen.damaged || of_stacks.iter().any(|state| !state.layers.is_empty()) {
             steps.push(StepKind::SwitchStackBack { layers: to.layers.clone() });
         }
         steps.push(StepKind::Inspect { probe: false });
@@ -121,7 +121,7 @@ impl Machine {
         let Some(Back { to, .. }) = &passage.back else { return };
         let base = found.installed == to.artifact() || to.artifact().is_none();
         let stack = stack_digest(&found.layers);
-        if !base || stack != to.stack() {
+        if !base || found.damage.is_some() || stack != to.stack() {
             let name =
                 |digest: Option<Digest>| digest.map_or_else(|| "nothing".to_owned(), |d| d.to_string());
             let (actual, expected) = match base {

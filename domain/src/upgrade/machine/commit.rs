@@ -28,7 +28,7 @@ impl Machine {
     pub(super) fn prove(&mut self, found: &Found, now: Time) {
         let Some(passage) = &self.record.passage else { return };
         let goal = passage.order.goal.state().clone();
-        let stack = stack_digest(&found.layers) == goal.stack();
+        let stack = found.damage.is_none() && stack_digest(&found.layers) == goal.stack();
         let installed = found.installed == goal.artifact();
         if !installed || !stack || !self.policy.runs(&found.process, &goal) {
             let running = found.process.digest();

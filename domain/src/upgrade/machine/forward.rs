@@ -42,16 +42,7 @@ impl Machine {
     pub(super) fn first_step(&mut self, phase: Phase, goal: &Goal, now: Time) {
         match phase {
             Phase::Pending => self.pending(now),
-            Phase::Preflight => {
-                let live = self.record.passage.as_ref().is_some_and(|passage| passage.order.live);
-                let (state, gone) = (goal.state(), gone(&self.record.current, goal.state()));
-                let (digest, layers) = (state.artifact(), state.layers.clone());
-                let manifest = match &state.base {
-                    Base::Release(release) => Some(release.manifest),
-                    Base::Absent | Base::Unmanaged { .. } => None,
-                };
-                self.perform(StepKind::CheckPreflight { digest, manifest, layers, gone, live });
-            }
+            Phase::Preflight => self.check(goal),
             Phase::Fetching | Phase::Verifying => self.next_part(phase, None, now),
             Phase::Staged => self.enter(Phase::Activating, now),
             Phase::Activating => self.activate(now),
@@ -59,6 +50,17 @@ impl Machine {
             Phase::Committing => self.perform(StepKind::Inspect { probe: false }),
             Phase::RollingBack => self.back_begin(),
         }
+    }
+
+    fn check(&mut self, goal: &Goal) {
+        let live = self.record.passage.as_ref().is_some_and(|passage| passage.order.live);
+        let (state, gone) = (goal.state(), gone(&self.record.current, goal.state()));
+        let (digest, layers) = (state.artifact(), state.layers.clone());
+        let manifest = match &state.base {
+            Base::Release(release) => Some(release.manifest),
+            Base::Absent | Base::Unmanaged { .. } => None,
+        };
+        self.perform(StepKind::CheckPreflight { digest, manifest, layers, gone, live });
     }
 
     /// Fetches or verifies what comes after `done`, or enters the next phase. Each part is looked at again after a
@@ -73,6 +75,12 @@ impl Machine {
             Some(done) => parts.iter().skip_while(|part| part.digest != done).nth(1),
         };
         let Some(Part { manifest, digest }) = next.copied() else {
+            let base = passage.order.goal.state().artifact() != passage.from.artifact();
+            if phase == Phase::Verifying && base && goal.state().stack().is_some() {
+                // Only now does the base lie here, so that it can be asked whether the stack fits it.
+                let goal = passage.order.goal.clone();
+                return self.check(&goal);
+            }
             let phase = if phase == Phase::Fetching { Phase::Verifying } else { Phase::Staged };
             return self.enter(phase, now);
         };
@@ -90,6 +98,14 @@ impl Machine {
             Err(failure) => return self.forward_failed(&kind, failure, now),
         };
         match (kind, answer) {
+            (StepKind::CheckPreflight { .. }, Answer::Preflight(facts))
+                if self.in_phase(Phase::Verifying) =>
+            {
+                match facts.stack {
+                    Ok(_) => self.enter(Phase::Staged, now),
+                    Err(reason) => self.fail(reason, now),
+                }
+            }
             (StepKind::CheckPreflight { .. }, Answer::Preflight(facts)) => self.checked(&facts, now),
             (StepKind::Fetch { digest, .. }, _) => self.next_part(Phase::Fetching, Some(digest), now),
             (StepKind::Verify { manifest, digest }, Answer::Verified(elf)) => {
@@ -170,10 +186,12 @@ impl Machine {
     fn checked(&mut self, facts: &preflight::Facts, now: Time) {
         self.seen.process = facts.process.clone();
         self.seen.installed = facts.installed;
+        self.seen.damaged = facts.damage.is_some();
         let current = &self.record.current;
-        if facts.installed != current.artifact() || stack_digest(&facts.layers) != current.stack() {
+        let layers = if facts.damage.is_none() { &facts.layers } else { &current.layers };
+        if facts.installed != current.artifact() || stack_digest(layers) != current.stack() {
             // An order on a drifted component: what is there is adopted, so that it can be put back.
-            let found = self.state_of(facts.installed, &facts.layers);
+            let found = self.state_of(facts.installed, layers);
             self.become_current(found, now);
         }
         if let Ok(alarms) = &facts.stack {

@@ -42,7 +42,7 @@ impl Machine {
 
     pub(super) fn prune(&mut self) {
         let keep = keep::versions(&self.record, self.seen.process.digest());
-        let stacks = keep::stacks(&self.record, self.seen.process.stack());
+        let stacks = keep::stacks(&self.record);
         self.perform(StepKind::Prune { keep, stacks });
     }
 

@@ -170,6 +170,7 @@ impl Node {
                 let found = Found {
                     installed: self.installed,
                     layers: Vec::new(),
+                    damage: None,
                     kept,
                     changes: Vec::new(),
                     patches: Vec::new(),
@@ -242,6 +243,7 @@ impl Node {
             links: true,
             forbidden: None,
             layers: Vec::new(),
+            damage: None,
             stack: Ok(Vec::new()),
             changes: Vec::new(),
             baseline: None,

@@ -1,0 +1,143 @@
+//! The JVM side of one component, as its actor needs it: stacks become views of jars, and work that blocks is done
+//! where blocking is allowed. Decides nothing.
+
+use std::{path::PathBuf, sync::Arc};
+
+use upfleet_domain::{
+    digest::Digest,
+    jvm::Proof,
+    patch::stack::Known,
+    reason::{Reason, ReasonCode},
+};
+
+use super::stack::{Asked, Patch, View};
+use crate::{
+    exec::stack::{SetFiles, jar_name},
+    jvm::{
+        patcher::{Change, Patcher},
+        request::{LayerView, StackView},
+    },
+    supervise::Launch,
+};
+
+/// What a component with `[component.jvm]` has. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct Patching(Arc<Patcher>);
+
+impl Patching {
+    pub(super) fn new(patcher: Patcher) -> Self {
+        Self(Arc::new(patcher))
+    }
+
+    /// Whether a stack gets into the JVM, with what deserves a look.
+    pub(super) async fn fit(&self, asked: Asked, process: Option<u32>) -> Result<Vec<Reason>, Reason> {
+        let own = self.clone();
+        blocking(move || {
+            let Asked { stack, base, file, live } = asked;
+            let known: Known = stack
+                .layers
+                .iter()
+                .chain(&stack.gone)
+                .map(|patch| (patch.layer.release.manifest, patch.spec.clone()))
+                .collect();
+            let (layers, view) = (stack.recorded(), own.view(&stack));
+            let process = match own.0.find(process) {
+                Ok(pid) => Some(pid),
+                Err(reason) if live => return Err(reason),
+                Err(_) => process,
+            };
+            own.0.fit(&Change {
+                layers: &layers,
+                view: &view,
+                known: &known,
+                base: base.as_ref(),
+                file: file.as_deref(),
+                live,
+                process,
+            })
+        })
+        .await
+    }
+
+    /// The files of a stack. Blocks.
+    pub(super) fn set(&self, stack: &View) -> Result<Option<SetFiles>, Reason> {
+        self.0.set(&stack.recorded(), &self.view(stack))
+    }
+
+    /// `base` with a stack that was switched to.
+    pub(super) async fn launch(&self, base: Launch, stack: &View) -> Result<Launch, Reason> {
+        let (own, layers) = (self.clone(), stack.recorded());
+        blocking(move || own.0.launch(base, &layers)).await
+    }
+
+    /// Brings the running JVM to a stack.
+    pub(super) async fn live(&self, stack: View, process: Option<u32>) -> Result<Proof, Reason> {
+        let own = self.clone();
+        blocking(move || own.0.live(own.0.find(process)?, &own.view(&stack))).await
+    }
+
+    /// What the running JVM says of a stack; `None` where no JVM runs.
+    pub(super) async fn prove(&self, stack: View, process: Option<u32>) -> Result<Option<Proof>, Reason> {
+        let own = self.clone();
+        blocking(move || match own.0.find(process) {
+            Ok(pid) => own.0.prove(pid, &own.view(&stack)).map(Some),
+            Err(reason) if reason.code == ReasonCode::JvmGone => Ok(None),
+            Err(reason) => Err(reason),
+        })
+        .await
+    }
+
+    /// The stack with its jars: those of the set that is in force where it has them, since their names end in `.jar`
+    /// and the JVM's user may read them.
+    fn view(&self, stack: &View) -> StackView {
+        let stacks = self.0.place().stacks();
+        let current = std::fs::read_link(self.0.place().current_stack()).ok().map(|name| stacks.join(name));
+        let jar = |patch: &Patch| -> PathBuf {
+            let name = jar_name(patch.layer.number, &patch.layer.release.artifact);
+            let of_set = current.as_ref().map(|set| set.join(name)).filter(|path| path.exists());
+            of_set.unwrap_or_else(|| patch.jar.clone())
+        };
+        let layer = |patch: &Patch| LayerView {
+            number: patch.layer.number,
+            jar: jar(patch),
+            sha256: patch.layer.release.artifact,
+            spec: patch.spec.clone(),
+            retired: patch.layer.retired,
+        };
+        StackView {
+            set: stack.digest().unwrap_or_else(|| Digest::of(b"")),
+            layers: stack.layers.iter().map(layer).collect(),
+            gone: stack.gone.iter().map(layer).collect(),
+        }
+    }
+
+    /// Files of stack sets that a process has open or was started with: they stay. Blocks.
+    pub(super) fn in_use(&self, process: Option<u32>) -> Vec<PathBuf> {
+        let Ok(pid) = self.0.find(process) else { return Vec::new() };
+        let stacks = self.0.place().stacks();
+        let open = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        let open = open.filter_map(|entry| std::fs::read_link(entry.path()).ok());
+        let mut used: Vec<PathBuf> = open.filter(|path| path.starts_with(&stacks)).collect();
+        let told = ["cmdline", "environ"]
+            .map(|file| std::fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default());
+        let prefix = format!("{}/", stacks.display());
+        for text in told.iter().map(|bytes| String::from_utf8_lossy(bytes)) {
+            for (at, _) in text.match_indices(&prefix) {
+                let rest = &text[at + prefix.len()..];
+                let name =
+                    rest.split(|letter: char| !letter.is_ascii_alphanumeric()).next().unwrap_or_default();
+                used.push(stacks.join(name).join("used"));
+            }
+        }
+        used
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Reason> + Send + 'static,
+) -> Result<T, Reason> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
+        let reason = Reason::new(ReasonCode::StageFailed).with("operation", "work on");
+        Err(reason.with("path", "the component's JVM").with("problem", error))
+    })
+}
