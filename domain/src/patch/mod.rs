@@ -9,6 +9,7 @@ pub mod finding;
 mod fixtures;
 mod jar;
 pub mod judge;
+pub mod lint;
 pub mod live;
 pub mod make;
 mod names;

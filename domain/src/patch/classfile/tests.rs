@@ -1,3 +1,5 @@
+//! Real class files, damaged class files, and class files made to do harm.
+
 use proptest::prelude::*;
 
 use super::*;

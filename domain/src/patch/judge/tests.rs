@@ -1,3 +1,5 @@
+//! A node's judgement, case by case.
+
 use super::*;
 use crate::patch::stack::tests::{class, known, patch, stack};
 

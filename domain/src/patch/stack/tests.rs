@@ -1,3 +1,5 @@
+//! Stacks: what tests of them are made of. The cases stand in the files below.
+
 use super::*;
 use crate::patch::{Fix, Live, PatchedClass};
 
