@@ -79,9 +79,11 @@ fn t10_a_method_that_others_use_is_missed_by_name() {
         assert_eq!(of(&findings, Rule::Linkage).len(), expected, "{access}: {findings:?}");
     }
     // Where the callers go along, there is nothing to miss.
-    let both =
-        jar("p.jar", &[("app/Prices.class", &after), ("app/Shop.class", &Writer::new("app/Shop").bytes())]);
-    assert_eq!(of(&look(&both, &application), Rule::Linkage), Vec::<&str>::new());
+    let (shop, sale) =
+        (Writer::new("app/Shop").bytes(), Writer::new("app/Sale").extends("app/Prices").bytes());
+    let all =
+        jar("p.jar", &[("app/Prices.class", &after), ("app/Shop.class", &shop), ("app/Sale.class", &sale)]);
+    assert_eq!(of(&look(&all, &application), Rule::Linkage), Vec::<&str>::new());
 }
 
 #[test]
