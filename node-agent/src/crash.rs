@@ -71,6 +71,10 @@ pub const STACK_POINTS: &[&str] = &[
     "step.put-the-stack-back.after",
 ];
 
+/// Those that only an upgrade of a directory comes to.
+pub const TREE_POINTS: &[&str] =
+    &["stage.unpacked", "stage.recorded", "backup.recorded", "switch.carried", "switch.recorded"];
+
 /// The environment variable that names the point.
 pub const VARIABLE: &str = "UPFLEET_CRASH_AT";
 
@@ -84,7 +88,7 @@ pub fn point(name: &str) {
     static AIM: OnceLock<Option<(String, u32)>> = OnceLock::new();
     static HITS: AtomicU32 = AtomicU32::new(0);
     debug_assert!(
-        POINTS.contains(&name) || STACK_POINTS.contains(&name),
+        [POINTS, STACK_POINTS, TREE_POINTS].iter().any(|points| points.contains(&name)),
         "crash point `{name}` is not listed"
     );
     let aim = AIM.get_or_init(|| {

@@ -41,7 +41,7 @@ use upfleet_domain::{
 
 use crate::{
     config::ComponentConfig,
-    exec::{self, Executor, FirstInstall, Place},
+    exec::{self, Executor, Place},
     journal::{Journal, JournalError},
 };
 
@@ -305,11 +305,9 @@ pub fn start<W: world::World>(
         record.drift = Some(damage);
     }
     let policy = policy::policy(config, &shared.platform);
-    let first =
-        FirstInstall { mode: config.mode.0, owner: config.owner.clone(), group: config.group.clone() };
     let place = Place::new(&config.name, &config.path);
     let tools = work::Tools {
-        executor: Executor::new(place.clone(), first),
+        executor: Executor::of(config),
         manifests: manifests::Manifests::new(state_dir, &config.name),
         history: history::History::new(state_dir, &config.name),
         world: Arc::new(world),

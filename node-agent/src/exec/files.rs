@@ -3,7 +3,7 @@
 use std::{
     fs::{DirBuilder, File, OpenOptions},
     io::{self, Read as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::Path,
 };
 
@@ -62,6 +62,15 @@ pub(super) fn make_store(place: &Place) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Lets others pass through a directory to what they know the name of; they can't list it.
+pub(super) fn open_way(dir: &Path) -> io::Result<()> {
+    let mode = std::fs::metadata(dir)?.permissions().mode();
+    if mode & 0o011 == 0o011 {
+        return Ok(());
+    }
+    std::fs::set_permissions(dir, std::fs::Permissions::from_mode(mode & 0o7777 | 0o011))
 }
 
 /// Removes a file that may not be there.

@@ -49,16 +49,33 @@ pub(super) fn copy(old: &File, new: &File) -> Result<(), (&'static str, io::Erro
 }
 
 fn begin(file: &File, first: &FirstInstall) -> Result<(), (&'static str, io::Error)> {
-    let lookup = |name: &Option<String>, table: &str| match name {
-        Some(name) => number(name, table).map(Some).map_err(|error| ("find the owner of", error)),
-        None => Ok(None),
-    };
-    let (owner, group) = (lookup(&first.owner, "/etc/passwd")?, lookup(&first.group, "/etc/group")?);
-    if owner.is_some() || group.is_some() {
-        fchown(file, owner, group).map_err(|error| ("change the owner of", error))?;
-    }
+    let owner = Owner::find(first).map_err(|error| ("find the owner of", error))?;
+    owner.give(file).map_err(|error| ("change the owner of", error))?;
     let mode = std::fs::Permissions::from_mode(first.mode & 0o7777);
     file.set_permissions(mode).map_err(|error| ("change the mode of", error))
+}
+
+/// Owner and group by number, where they are to be given.
+pub(super) struct Owner {
+    user: Option<u32>,
+    group: Option<u32>,
+}
+
+impl Owner {
+    /// Looks up what is configured.
+    pub(super) fn find(first: &FirstInstall) -> io::Result<Self> {
+        let lookup =
+            |name: &Option<String>, table: &str| name.as_ref().map(|name| number(name, table)).transpose();
+        Ok(Self { user: lookup(&first.owner, "/etc/passwd")?, group: lookup(&first.group, "/etc/group")? })
+    }
+
+    /// Gives a file or directory to them.
+    pub(super) fn give(&self, file: &File) -> io::Result<()> {
+        if self.user.is_none() && self.group.is_none() {
+            return Ok(());
+        }
+        fchown(file, self.user, self.group)
+    }
 }
 
 /// The number of a user or group, from a table whose lines are `name:…:number:…`.

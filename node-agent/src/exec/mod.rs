@@ -2,10 +2,13 @@
 //!
 //! Beside a component's path, on the same file system, lies its store, `.upfleet/<component>/`: `incoming/` for
 //! bytes on their way, `versions/<digest>` for what can be put in place. Switching is a hard link and a rename,
-//! so that it takes no space and is never half done. Every write follows one order: temporary file, metadata,
+//! so that it takes no space and is never half done; of a directory, it is one rename of a link or one exchange of two
+//! names (`directory`). Every write follows one order: temporary file, metadata,
 //! fsync, hash read back from the disk, rename, fsync of the directory.
 
+pub mod archive;
 mod backup;
+mod directory;
 mod files;
 pub mod jar;
 mod look;
@@ -13,12 +16,14 @@ mod meta;
 mod offered;
 pub mod patch_jar;
 mod prune;
+mod record;
 mod remove;
 pub mod stack;
 mod stage;
 mod swap;
 #[cfg(test)]
 mod tests;
+mod tree;
 mod verify;
 
 use std::{
@@ -26,6 +31,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+pub use directory::DirectoryRules;
 pub use files::hash_file;
 pub use look::Looked;
 pub use meta::FirstInstall;
@@ -35,12 +41,14 @@ use upfleet_domain::{
     files::Changes,
     id::ComponentId,
     reason::{Reason, ReasonCode},
-    release::Manifest,
+    release::{Kind, Manifest},
     upgrade::{
         preflight::Elf,
         step::{Answer, StepKind},
     },
 };
+
+use crate::config::ComponentConfig;
 
 /// Where a component and its store lie.
 #[derive(Clone, Debug)]
@@ -65,7 +73,7 @@ impl Place {
         }
     }
 
-    /// The component's file.
+    /// The component's file or directory.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
@@ -94,6 +102,11 @@ impl Place {
     fn versions(&self) -> PathBuf {
         self.store.join("versions")
     }
+
+    /// Where the records of a directory's versions are.
+    fn trees(&self) -> PathBuf {
+        self.store.join("trees")
+    }
 }
 
 /// What lies there, by digest.
@@ -111,16 +124,45 @@ pub struct Lying {
 #[derive(Clone, Debug)]
 pub struct Executor {
     place: Place,
-    first: FirstInstall,
-    /// What was hashed last of the installed file, by what the kernel says of it: looking often is then cheap.
-    known: Arc<Mutex<Option<look::Known>>>,
+    sort: Sort,
+}
+
+/// What the component is on the disk. Decided once, by its kind.
+#[derive(Clone, Debug)]
+enum Sort {
+    File {
+        first: FirstInstall,
+        /// What was hashed last of the installed file, by what the kernel says of it: looking often is then cheap.
+        known: Arc<Mutex<Option<look::Known>>>,
+    },
+    Directory(directory::Directory),
 }
 
 impl Executor {
-    /// An executor for `place`. `first` is what a first install's file is given.
+    /// An executor for the file at `place`. `first` is what a first install's file is given.
     #[must_use]
     pub fn new(place: Place, first: FirstInstall) -> Self {
-        Self { place, first, known: Arc::default() }
+        Self { place, sort: Sort::File { first, known: Arc::default() } }
+    }
+
+    /// An executor for the directory at `place`.
+    #[must_use]
+    pub fn of_directory(place: Place, rules: DirectoryRules) -> Self {
+        Self { sort: Sort::Directory(directory::Directory::new(place.clone(), rules)), place }
+    }
+
+    /// The executor that a component's configuration asks for.
+    #[must_use]
+    pub fn of(config: &ComponentConfig) -> Self {
+        let place = Place::new(&config.name, &config.path);
+        let (owner, group) = (config.owner.clone(), config.group.clone());
+        let first = FirstInstall { mode: config.mode.0, owner, group };
+        if config.kind != Kind::Files {
+            return Self::new(place, first);
+        }
+        let swap = config.files.unwrap_or_default().swap;
+        let executes = config.run.command.first().is_some_and(|program| program.starts_with("{path}"));
+        Self::of_directory(place, DirectoryRules { swap, first, executes })
     }
 
     /// Where the component lies.
@@ -135,6 +177,13 @@ impl Executor {
     /// Why it could not be done. What was there before is there still.
     pub fn perform(&self, step: &StepKind, release: Option<&Manifest>) -> Result<Answer, Reason> {
         let place = &self.place;
+        let is_patch = release.is_some_and(|release| release.kind == Kind::Patch);
+        let first = match &self.sort {
+            // A patch's jar lies among the versions as a file, whatever it patches.
+            Sort::Directory(directory) if is_patch => directory.first(),
+            Sort::Directory(directory) => return directory.perform(step, release),
+            Sort::File { first, .. } => first,
+        };
         match step {
             StepKind::Verify { digest, .. } => {
                 let elf = verify::fetched(place, digest)?;
@@ -143,7 +192,7 @@ impl Executor {
                     None => Ok(Answer::Verified(elf)),
                 }
             }
-            StepKind::Stage { digest, .. } => stage::stage(place, &self.first, digest).map(done),
+            StepKind::Stage { digest, .. } => stage::stage(place, first, digest).map(done),
             StepKind::VerifyKept { digest } => verify::kept(place, digest).map(done),
             StepKind::Backup { digest } => backup::back_up(place, digest).map(done),
             StepKind::Swap { digest } | StepKind::SwapBack { digest } => {
@@ -151,20 +200,7 @@ impl Executor {
             }
             StepKind::Remove { digest } => remove::remove(place, *digest).map(done),
             StepKind::Prune { keep, .. } => prune::prune(place, keep).map(done),
-            StepKind::CheckPreflight { .. }
-            | StepKind::Fetch { .. }
-            | StepKind::SwitchStack { .. }
-            | StepKind::SwitchStackBack { .. }
-            | StepKind::PatchLive { .. }
-            | StepKind::Prove { .. }
-            | StepKind::Reload
-            | StepKind::Stop
-            | StepKind::Start { .. }
-            | StepKind::Probe { .. }
-            | StepKind::Inspect { .. } => Err(Reason::new(ReasonCode::StageFailed)
-                .with("operation", step.as_str())
-                .with("path", place.path.display())
-                .with("problem", "that is no step on files")),
+            _ => Err(no_step(step, place)),
         }
     }
 
@@ -173,6 +209,9 @@ impl Executor {
     /// # Errors
     /// Where the disk or its permissions do not allow it.
     pub fn prepare(&self) -> Result<(), Reason> {
+        if let Sort::Directory(directory) = &self.sort {
+            return directory.prepare();
+        }
         files::make_store(&self.place).map_err(files::failed(
             ReasonCode::StageFailed,
             "create",
@@ -185,7 +224,10 @@ impl Executor {
     /// # Errors
     /// Where it can't be read.
     pub fn inspect(&self) -> Result<Lying, Reason> {
-        look::inspect(&self.place, &self.known)
+        match &self.sort {
+            Sort::File { known, .. } => look::inspect(&self.place, known),
+            Sort::Directory(directory) => directory.inspect(),
+        }
     }
 
     /// Moves bytes that were offered with [`offer`] to where fetched ones arrive. Says whether there were any.
@@ -206,14 +248,27 @@ impl Executor {
     /// # Errors
     /// Where it can't be read.
     pub fn look(&self, wanted: &[Digest], runs: bool) -> Result<Looked, Reason> {
-        look::look(&self.place, wanted, runs)
+        match &self.sort {
+            Sort::File { .. } => look::look(&self.place, wanted, runs),
+            Sort::Directory(directory) => directory.look(wanted, runs),
+        }
     }
 
     /// Whether a version lies here and is what its name says, so that it need not be fetched.
     #[must_use]
     pub fn has(&self, digest: &Digest) -> bool {
-        hash_file(&self.place.version(digest)).is_ok_and(|found| found == *digest)
+        match &self.sort {
+            Sort::File { .. } => hash_file(&self.place.version(digest)).is_ok_and(|found| found == *digest),
+            Sort::Directory(directory) => directory.has(digest),
+        }
     }
+}
+
+fn no_step(step: &StepKind, place: &Place) -> Reason {
+    Reason::new(ReasonCode::StageFailed)
+        .with("operation", step.as_str())
+        .with("path", place.path.display())
+        .with("problem", "that is no step on files")
 }
 
 fn done((): ()) -> Answer {
