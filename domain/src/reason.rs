@@ -362,6 +362,10 @@ reasons! {
     AttachRefused = "ATTACH_REFUSED", FailedPrecondition, Operator, "process {pid} can't be attached to: {problem}";
     AttachFailed = "ATTACH_FAILED", FailedPrecondition, Operator, "attaching to process {pid} failed: {problem}";
     RedefinitionRefused = "REDEFINITION_REFUSED", FailedPrecondition, Publisher, "the JVM refused the new classes, none is in force: {problem}";
+    DynamicLoading = "DYNAMIC_LOADING", Information, Operator, "the JVM of process {pid} (Java {version}) warned on its standard error that a Java agent was loaded while it runs",
+        hint "start it with -XX:+EnableDynamicAgentLoading, which later versions will ask for";
+    OldFrame = "OLD_FRAME", Information, Operator, "in process {pid}, {thread}",
+        hint "a method that is being executed runs on as it was; restart the JVM where it never returns";
     LivePatched = "LIVE_PATCHED", Information, Agent, "{classes} classes are in force in process {pid} without a restart";
 
     // Patches: the proof.
