@@ -10,6 +10,7 @@ import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.nio.file.Paths;
+import java.nio.file.StandardCopyOption;
 import java.security.MessageDigest;
 import java.security.ProtectionDomain;
 import java.util.Arrays;
@@ -87,12 +88,12 @@ public final class Bootstrap implements ClassFileTransformer {
             if (!keys.containsKey("agent")) {
                 throw new IllegalArgumentException("the request names no agent");
             }
-            loader(read(Paths.get(keys.get("agent"))))
+            loader(read(Paths.get(request).resolveSibling(keys.get("agent"))))
                     .loadClass("upfleet.agent.Agent")
                     .getMethod("run", String.class, Instrumentation.class, boolean.class, Map.class)
                     .invoke(null, request, instrumentation, start, STATE);
         } catch (Throwable e) {
-            failed(keys.get("report"), e instanceof InvocationTargetException ? e.getCause() : e);
+            failed(request, keys.get("report"), e instanceof InvocationTargetException ? e.getCause() : e);
         }
     }
 
@@ -108,16 +109,17 @@ public final class Bootstrap implements ClassFileTransformer {
         return loader;
     }
 
-    private static void failed(String report, Throwable problem) {
+    private static void failed(String request, String report, Throwable problem) {
         String text = String.valueOf(problem).replaceAll("[\\p{Cntrl}]", " ");
         try {
             if (report == null) {
                 throw new IllegalArgumentException("no report is asked for");
             }
-            Path part = Paths.get(report + ".part");
+            Path whole = Paths.get(request).resolveSibling(report);
+            Path part = Paths.get(whole + ".part");
             String lines = "upfleet-report\t1\nerror\tAGENT\t" + text + "\nend\tfailed\n";
             Files.write(part, lines.getBytes(StandardCharsets.UTF_8));
-            Files.move(part, Paths.get(report), java.nio.file.StandardCopyOption.ATOMIC_MOVE);
+            Files.move(part, whole, StandardCopyOption.ATOMIC_MOVE);
         } catch (Throwable e) {
             System.err.println("upfleet: no patch is in force: " + text);
         }

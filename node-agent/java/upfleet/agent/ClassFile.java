@@ -24,6 +24,7 @@ final class ClassFile {
 
     private final List<byte[]> constants = new ArrayList<byte[]>();
     private final List<String> names = new ArrayList<String>();
+    private final List<String> parents = new ArrayList<String>();
     private String head;
     private final Map<String, Map<String, byte[]>> members = new HashMap<String, Map<String, byte[]>>();
 
@@ -32,11 +33,12 @@ final class ClassFile {
         StringBuilder top = new StringBuilder();
         top.append(in.readInt()).append(' ').append(in.readInt());
         constants(in);
-        top.append(' ').append(in.readUnsignedShort());
         top.append(' ').append(in.readUnsignedShort()).append(' ').append(in.readUnsignedShort());
+        parents.add(className(in.readUnsignedShort()));
         for (int left = in.readUnsignedShort(); left > 0; left--) {
-            top.append(' ').append(in.readUnsignedShort());
+            parents.add(className(in.readUnsignedShort()));
         }
+        top.append(' ').append(parents);
         head = top.toString();
         for (int kind = 0; kind < 2; kind++) {
             for (int left = in.readUnsignedShort(); left > 0; left--) {
@@ -88,6 +90,16 @@ final class ClassFile {
 
     private String name(int index) {
         return String.valueOf(names.get(index));
+    }
+
+    private String className(int index) {
+        byte[] pointer = constants.get(index);
+        return name((pointer[0] & 255) << 8 | (pointer[1] & 255)).replace('/', '.');
+    }
+
+    /** The binary names of what the class of these bytes extends and implements. */
+    static List<String> parents(byte[] bytes) throws Exception {
+        return new ClassFile(bytes).parents;
     }
 
     /** By name. Those of code are taken out of it, for the JVM changes their order as well. */

@@ -22,15 +22,22 @@ final class Journal {
         this.state = state;
     }
 
-    /** Opens it, unless it is open already; then begins a new stack in it. */
-    synchronized void begin(String directory, String set, String mechanism) throws Exception {
-        if (directory != null && state.get("journal") == null) {
-            Path path = Paths.get(directory, process() + ".journal");
-            Files.deleteIfExists(path);
-            state.put("journal", new FileOutputStream(path.toFile(), true));
+    /** Opens it, unless it is open already. Without one, patches are as much in force, and the JVM can be asked. */
+    void open(String directory, Report report) {
+        synchronized (state) {
+            if (directory == null || state.get("journal") != null) {
+                return;
+            }
+            try {
+                Path path = Paths.get(directory, process() + ".journal");
+                Files.deleteIfExists(path);
+                state.put("journal", new FileOutputStream(path.toFile(), true));
+                state.put("journal-lines", Integer.valueOf(0));
+                line("upfleet-journal\t1");
+            } catch (Exception e) {
+                report.note("journal", String.valueOf(e));
+            }
         }
-        state.put("journal-lines", Integer.valueOf(0));
-        line("set\t" + set + "\t" + mechanism);
     }
 
     void event(Plan.Target target, ClassLoader loader, String[] record) {

@@ -29,10 +29,12 @@ final class Patcher implements ClassFileTransformer {
         /** By loader and class: what would be recorded. */
         final Map<Class<?>, String[]> records =
                 Collections.synchronizedMap(new java.util.IdentityHashMap<Class<?>, String[]>());
-        /** By class and loader: why it can't be. */
+        /** By class and loader: class, loader, number, original, and why it can't be. */
         final Map<String, String[]> refusals = new TreeMap<String, String[]>();
         /** Refuse all of it in the end: to learn what the JVM says of the classes before. */
         Class<?> veto;
+        /** The JVM came as far as the veto. */
+        volatile boolean vetoed;
 
         Batch(Plan plan) {
             this.plan = plan;
@@ -49,6 +51,16 @@ final class Patcher implements ClassFileTransformer {
 
     Plan active() {
         return active;
+    }
+
+    Additions additions() {
+        return additions;
+    }
+
+    /** Keeps what is now true of a class, and tells the journal. */
+    void record(Plan.Target target, ClassLoader loader, String[] record) {
+        records.put(loader, target.name, record);
+        journal.event(target, loader, record);
     }
 
     void activate(Plan plan) {
@@ -76,22 +88,21 @@ final class Patcher implements ClassFileTransformer {
         }
         try {
             String[] record = judge(target, loader, redefined != null, domain, bytes);
-            records.put(loader, target.name, record);
-            journal.event(target, loader, record);
+            record(target, loader, record);
             if (redefined == null) {
                 additions.define(plan, target, loader, domain);
             }
             return replacement(target, record, loader);
         } catch (Throwable e) {
             String[] record = {"", "", "", "the agent failed: " + Bytes.plain(e), mechanism};
-            records.put(loader, target.name, record);
-            journal.event(target, loader, record);
+            record(target, loader, record);
             return null;
         }
     }
 
     private byte[] attempt(Batch trying, ClassLoader loader, Class<?> c, ProtectionDomain domain, byte[] bytes) {
         if (c == trying.veto) {
+            trying.vetoed = true;
             return newer(bytes);
         }
         Plan.Target target = trying.plan.targets.get(c.getName());
@@ -102,16 +113,22 @@ final class Patcher implements ClassFileTransformer {
             String[] record = judge(target, loader, true, domain, bytes);
             record[Records.MECHANISM] = "live";
             if (!record[Records.PROBLEM].isEmpty()) {
-                trying.refusals.put(target.name + " in " + Bytes.loader(loader), record);
+                refuse(trying, target, loader, record);
                 return newer(bytes);
             }
             trying.records.put(c, record);
             return replacement(target, record, loader);
         } catch (Throwable e) {
             String[] record = {"", "", "", "the agent failed: " + Bytes.plain(e), "live"};
-            trying.refusals.put(target.name + " in " + Bytes.loader(loader), record);
+            refuse(trying, target, loader, record);
             return newer(bytes);
         }
+    }
+
+    private static void refuse(Batch trying, Plan.Target target, ClassLoader loader, String[] record) {
+        trying.refusals.put(target.name + " " + Bytes.loader(loader),
+                new String[] {target.name, Bytes.loader(loader), String.valueOf(target.number),
+                    record[Records.ORIGINAL], record[Records.PROBLEM]});
     }
 
     /** The record of a class whose bytes, before us, are {@code bytes}. A problem means: left alone. */
@@ -149,8 +166,16 @@ final class Patcher implements ClassFileTransformer {
         }
         String problem = target.accepts.isEmpty()
                 ? "the application has a class of this name"
-                : "the patch is for " + target.accepts;
+                : "the patch is for " + list(target.accepts);
         return new String[] {original, "", source, problem, mechanism};
+    }
+
+    private static String list(java.util.Set<String> digests) {
+        StringBuilder list = new StringBuilder();
+        for (String digest : digests) {
+            list.append(list.length() == 0 ? "" : ", ").append(digest);
+        }
+        return list.toString();
     }
 
     private static boolean known(Plan.Target target, String digest) {

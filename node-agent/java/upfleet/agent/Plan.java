@@ -34,10 +34,10 @@ final class Plan {
         }
     }
 
+    private String file = "";
     String operation = "";
     String set = "";
     String mechanism = "";
-    String agent;
     String report;
     String journal;
     String additions;
@@ -51,6 +51,7 @@ final class Plan {
     /** Reads the lines; a request that is torn, or of another version, is refused whole. */
     static Plan read(String path) throws Exception {
         Plan plan = new Plan();
+        plan.file = path;
         String text = new String(Files.readAllBytes(Paths.get(path)), StandardCharsets.UTF_8);
         String[] lines = text.split("\n");
         if (!lines[0].equals("upfleet-request\t1")) {
@@ -75,16 +76,14 @@ final class Plan {
             set = f[1];
         } else if (f[0].equals("mechanism")) {
             mechanism = f[1];
-        } else if (f[0].equals("agent")) {
-            agent = f[1];
         } else if (f[0].equals("report")) {
-            report = f[1];
+            report = path(f[1]);
         } else if (f[0].equals("journal")) {
-            journal = f[1];
+            journal = path(f[1]);
         } else if (f[0].equals("additions")) {
-            additions = f[1];
+            additions = path(f[1]);
         } else if (f[0].equals("jar")) {
-            jars.put(Integer.valueOf(f[1]), new String[] {f[2], f[3]});
+            jars.put(Integer.valueOf(f[1]), new String[] {path(f[2]), f[3]});
         } else if (f[0].equals("class")) {
             Target target = new Target();
             target.name = f[1];
@@ -93,9 +92,14 @@ final class Plan {
             target.accepts = digests(f[4]);
             target.others = digests(f[5]);
             put(target);
-        } else {
+        } else if (!f[0].equals("agent")) {
             throw new IllegalArgumentException("unknown line " + f[0]);
         }
+    }
+
+    /** Paths may be beside the request. */
+    private String path(String text) {
+        return Paths.get(file).resolveSibling(text).toString();
     }
 
     void put(Target target) {

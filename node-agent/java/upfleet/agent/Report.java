@@ -5,23 +5,42 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.nio.file.Paths;
 import java.nio.file.StandardCopyOption;
+import java.util.ArrayList;
+import java.util.List;
 
 /** The answer to one request: lines of fields, put in place whole, with a last line that says so. */
 final class Report {
-    private final StringBuilder text = new StringBuilder("upfleet-report\t1\n");
+    private final List<String> lines = new ArrayList<String>();
     private boolean failed;
 
     void add(String line) {
-        text.append(line).append('\n');
+        lines.add(line);
+    }
+
+    List<String> lines() {
+        return lines;
+    }
+
+    String firstError() {
+        for (String line : lines) {
+            if (line.startsWith("error\t")) {
+                return line.substring(6).replace('\t', ' ');
+            }
+        }
+        return "";
     }
 
     void note(String kind, String note) {
         add("note\t" + kind + "\t" + Bytes.plain(note));
     }
 
-    void error(String code, Object problem) {
+    void error(String code, Object... fields) {
         failed = true;
-        add("error\t" + code + "\t" + Bytes.plain(problem));
+        StringBuilder line = new StringBuilder("error\t" + code);
+        for (Object field : fields) {
+            line.append('\t').append(Bytes.plain(field));
+        }
+        add(line.toString());
     }
 
     boolean failed() {
@@ -53,6 +72,10 @@ final class Report {
 
     void write(String path) throws Exception {
         add("end\t" + (failed ? "failed" : "ok"));
+        StringBuilder text = new StringBuilder("upfleet-report\t1\n");
+        for (String line : lines) {
+            text.append(line).append('\n');
+        }
         Path part = Paths.get(path + ".part");
         Files.write(part, text.toString().getBytes(StandardCharsets.UTF_8));
         Files.move(part, Paths.get(path), StandardCopyOption.ATOMIC_MOVE);
