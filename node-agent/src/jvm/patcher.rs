@@ -1,5 +1,6 @@
 //! What the actor of a component asks of everything about JVMs: does a stack fit, which files put it in force, how is
-//! the process started with them, which process is it, what does it say. Blocks; decides nothing about upgrades.
+//! the process started with them, which process is it, what does it say.
+//! Blocks, but for what a running JVM is asked; decides nothing about upgrades.
 
 use std::{
     collections::BTreeMap,
@@ -22,9 +23,10 @@ use upfleet_domain::{
 };
 
 use super::{
-    discover, facts,
+    Target, discover, facts, java,
     launch::{self, Recipe},
-    originals,
+    live, originals, process,
+    proof::{self, Means},
     request::StackView,
 };
 use crate::{
@@ -36,9 +38,6 @@ use crate::{
     },
     supervise::Launch,
 };
-
-/// Upfleet's Java agent.
-const AGENT_JAR: &[u8] = &[];
 
 /// The JVM side of one component.
 #[derive(Clone, Debug)]
@@ -140,7 +139,7 @@ impl Patcher {
             choice: &choice,
             main_jar: main_jar.as_deref(),
             class_path: self.class_path(),
-            agent: AGENT_JAR,
+            agent: java::JAR,
         };
         recipe.set(layers, view).map(Some)
     }
@@ -218,18 +217,32 @@ impl Patcher {
     ///
     /// # Errors
     /// Why nothing was changed.
-    pub fn live(&self, pid: u32, view: &StackView) -> Result<Proof, Reason> {
-        let _ = (pid, view);
-        Err(Reason::new(ReasonCode::NotImplemented).with("feature", "patching a running JVM"))
+    pub async fn live(&self, pid: u32, view: &StackView) -> Result<Proof, Reason> {
+        let forbidden = |problem: &str| Reason::new(ReasonCode::LiveForbidden).with("problem", problem);
+        if !self.jvm.live {
+            return Err(forbidden("live is off"));
+        }
+        if self.jvm.java_agents == JavaAgents::Forbidden {
+            return Err(forbidden("java_agents is \"forbidden\""));
+        }
+        let mechanism = self.mechanism()?.unwrap_or(Mechanism::Live);
+        let journal = self.place.journal();
+        // In another mount namespace the path is another directory, or none.
+        let journal = Some(journal.as_path()).filter(|path| path.is_dir() && !process::sees_other_files(pid));
+        live::patch(&Target::of(pid)?, view, mechanism, journal).await
     }
 
-    /// What the running JVM says is in force of a stack.
+    /// What the running JVM says is in force of a stack. Classes that run old code are in the proof.
     ///
     /// # Errors
     /// [`ReasonCode::ProofMissing`] and why.
-    pub fn prove(&self, pid: u32, view: &StackView) -> Result<Proof, Reason> {
-        let _ = (pid, view);
-        Err(Reason::new(ReasonCode::ProofMissing).with("problem", "not available in this version"))
+    pub async fn prove(&self, pid: u32, view: &StackView) -> Result<Proof, Reason> {
+        let means = Means {
+            mechanism: self.mechanism()?.unwrap_or(Mechanism::Live),
+            journal: Some(self.place.journal()),
+            attach: self.jvm.java_agents == JavaAgents::Allowed,
+        };
+        proof::prove(&Target::of(pid)?, view, &means).await
     }
 
     /// The mechanism of the set that is in force.

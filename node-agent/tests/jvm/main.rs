@@ -2,7 +2,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test says by panicking what went wrong")]
 
+mod agent;
 mod attach;
 mod discover;
+mod java_jar;
+mod live;
 mod namespaces;
+mod patches;
+mod proof;
 mod support;

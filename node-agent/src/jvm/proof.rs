@@ -1,0 +1,95 @@
+//! What a running JVM says is in force of a stack: by its journal, by asking it, or by the files that it holds open.
+
+use std::{
+    fs::OpenOptions,
+    io::Read as _,
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+};
+
+use rustix::fs::OFlags;
+use upfleet_domain::{
+    jvm::{Mechanism, Proof},
+    reason::{Reason, ReasonCode},
+};
+
+use super::{
+    Target, java, lookup,
+    report::{MOST_BYTES, Report},
+    request::{Operation, StackView},
+};
+
+/// By which means a JVM may be asked.
+#[derive(Clone, Debug)]
+pub struct Means {
+    /// How patches get into it when it starts.
+    pub mechanism: Mechanism,
+    /// Where it keeps its journal, as the node sees that directory.
+    pub journal: Option<PathBuf>,
+    /// Whether a Java agent may be loaded into it for the question.
+    pub attach: bool,
+}
+
+/// What is in force in the JVM of the stack `wanted`. Classes that run old code are in the proof: see
+/// [`Proof::old`].
+///
+/// # Errors
+/// `PROOF_MISSING` and the reasons of attaching, where no means gave an answer.
+pub async fn prove(target: &Target, wanted: &StackView, means: &Means) -> Result<Proof, Reason> {
+    let pid = target.pid();
+    let mut proof = match journal(target, wanted, means)? {
+        Some(report) => report.into_proof(pid, means.mechanism),
+        None => ask(target, wanted, means).await?,
+    };
+    proof.alarms.extend(lookup::alarms(pid, wanted, means.mechanism));
+    Ok(proof)
+}
+
+async fn ask(target: &Target, wanted: &StackView, means: &Means) -> Result<Proof, Reason> {
+    let by_files = || lookup::prove(target.pid(), wanted, means.mechanism);
+    if !means.attach || target.obstacle.is_some() {
+        return by_files();
+    }
+    match java::ask(target, Operation::Prove, means.mechanism, wanted, None).await {
+        Ok(report) => match report.refusals.first() {
+            None => Ok(report.into_proof(target.pid(), means.mechanism)),
+            Some(refusal) => Err(missing(&format!("the Java agent failed: {}", refusal.fields.join(" ")))),
+        },
+        Err(reason) => by_files().map_err(|_| reason),
+    }
+}
+
+/// What the JVM's journal says, where it has one that is about this stack.
+fn journal(target: &Target, wanted: &StackView, means: &Means) -> Result<Option<Report>, Reason> {
+    let Some(dir) = &means.journal else {
+        return Ok(None);
+    };
+    let subject = &target.subject;
+    let name = format!("{}-{}.journal", subject.inner_pid, subject.identity.start_time);
+    let Some(text) = read(&dir.join(name)) else {
+        return Ok(None);
+    };
+    let report = Report::parse_journal(&text)?;
+    if let Some(refusal) = report.refusals.first() {
+        return Err(missing(&format!("the Java agent failed at the start: {}", refusal.fields.join(" "))));
+    }
+    // Classes that load while the agent still writes what holds are in it already or will be in a moment.
+    Ok((report.whole && report.set == wanted.set.to_string()).then_some(report))
+}
+
+/// The JVM's user may write there: no link is followed, nothing is waited for, and nothing endless is read.
+fn read(path: &Path) -> Option<String> {
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let file = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path).ok()?;
+    let metadata = file.metadata().ok()?;
+    if !metadata.is_file() || metadata.len() > MOST_BYTES {
+        return None;
+    }
+    let mut bytes = vec![];
+    file.take(MOST_BYTES).read_to_end(&mut bytes).ok()?;
+    Some(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+fn missing(problem: &str) -> Reason {
+    Reason::new(ReasonCode::ProofMissing).with("problem", problem)
+}
