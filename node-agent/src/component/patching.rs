@@ -73,18 +73,18 @@ impl Patching {
     /// Brings the running JVM to a stack.
     pub(super) async fn live(&self, stack: View, process: Option<u32>) -> Result<Proof, Reason> {
         let own = self.clone();
-        blocking(move || own.0.live(own.0.find(process)?, &own.view(&stack))).await
+        let (pid, view) = blocking(move || Ok((own.0.find(process)?, own.view(&stack)))).await?;
+        self.0.live(pid, &view).await
     }
 
     /// What the running JVM says of a stack; `None` where no JVM runs.
     pub(super) async fn prove(&self, stack: View, process: Option<u32>) -> Result<Option<Proof>, Reason> {
         let own = self.clone();
-        blocking(move || match own.0.find(process) {
-            Ok(pid) => own.0.prove(pid, &own.view(&stack)).map(Some),
+        match blocking(move || Ok((own.0.find(process)?, own.view(&stack)))).await {
+            Ok((pid, view)) => self.0.prove(pid, &view).await.map(Some),
             Err(reason) if reason.code == ReasonCode::JvmGone => Ok(None),
             Err(reason) => Err(reason),
-        })
-        .await
+        }
     }
 
     /// The stack with its jars: those of the set that is in force where it has them, since their names end in `.jar`
