@@ -109,9 +109,10 @@ impl<'a> Seen<'a> {
             inner_pid: status.inner_pid,
             no_signals: None,
         };
-        let mut seen = Self { subject, started: Started::default(), status, mapped, root, home, program };
+        let started = Started::new(&[], &BTreeMap::new(), None, &|_| None);
+        let mut seen = Self { subject, started, status, mapped, root, home, program };
         let (command, variables) = (process::command_line(pid), process::variables(pid, &VARIABLES));
-        seen.started = Started::new(&command, &variables, seen.home.is_old(), &mut |path| seen.file(path));
+        seen.started = Started::new(&command, &variables, seen.home.feature(), &|path| seen.file(path));
         seen.subject.no_signals = seen.started.takes_no_signals();
         Some(seen)
     }
@@ -151,8 +152,8 @@ impl<'a> Seen<'a> {
             java_home: self.home.path.clone(),
             java_version: self.home.version.clone(),
             vendor: self.home.vendor.clone(),
-            main: self.started.main.clone(),
-            class_path: self.started.class_path.clone(),
+            main: self.started.main(),
+            class_path: self.started.class_path(),
             java_agents: self.started.agents(),
             attachable: self.obstacle().map_or(Attachable::Yes, Attachable::No),
             container: self.status.inner || process::sees_other_files(pid),
@@ -183,9 +184,11 @@ impl<'a> Seen<'a> {
         };
         let socket = format!(".java_pid{}", self.status.inner_pid);
         let listens = look(tmp.as_fd(), &socket).is_ok_and(|(_, stat)| kind(&stat) == FileType::Socket);
+        let pid = self.subject.identity.pid;
+        let started = process::has_started(pid) || !is_young(&self.subject);
         match &self.subject.no_signals {
             _ if listens || self.status.catches_quit => None,
-            Some(option) if !is_young(&self.subject) => Some(Failure::NoSignals(option.clone()).to_string()),
+            Some(option) if started => Some(Failure::NoSignals(option.clone()).to_string()),
             _ => Some("it does not catch SIGQUIT (yet): it is still starting".to_owned()),
         }
     }
@@ -247,9 +250,10 @@ impl Home {
         Self { path, version: value("JAVA_VERSION"), vendor: value("IMPLEMENTOR") }
     }
 
-    /// Whether it is Java 8.
-    fn is_old(&self) -> bool {
-        self.version.starts_with("1.")
+    /// 8, 11, 17 and so on, where it can be told.
+    fn feature(&self) -> Option<u16> {
+        let version = self.version.strip_prefix("1.").unwrap_or(&self.version);
+        version.split(['.', '-', '+', '_']).next()?.parse().ok()
     }
 }
 

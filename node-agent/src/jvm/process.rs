@@ -1,6 +1,7 @@
 //! What `/proc` says of one process that may be a JVM. Reads only; what can't be read is absent.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File},
     io::{self, BufRead, BufReader, Read},
 };
@@ -119,9 +120,10 @@ pub fn command_line(pid: u32) -> Vec<String> {
 
 /// What its environment held for `name` when it was started.
 #[must_use]
-pub fn variables(pid: u32, names: &[&str]) -> Vec<(String, String)> {
+pub fn variables(pid: u32, names: &[&str]) -> BTreeMap<String, String> {
     let words = words(&format!("/proc/{pid}/environ"));
-    let pairs = words.iter().filter_map(|word| word.split_once('='));
+    // Of a name that is there twice, the first counts.
+    let pairs = words.iter().rev().filter_map(|word| word.split_once('='));
     pairs
         .filter(|(name, _)| names.contains(name))
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
@@ -136,6 +138,28 @@ fn words(path: &str) -> Vec<String> {
     }
     let text = bytes.strip_suffix(b"\0").unwrap_or(&bytes);
     text.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect()
+}
+
+/// Whether a HotSpot JVM is through with starting itself: of the threads that it makes for itself, the one for
+/// notifications comes last, or, before there was such a one, that for periodic tasks.
+#[must_use]
+pub fn has_started(pid: u32) -> bool {
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return false };
+    let threads = threads.filter_map(|thread| {
+        let thread = thread.ok()?.path();
+        let number: u32 = thread.file_name()?.to_str()?.parse().ok()?;
+        Some((number, fs::read_to_string(thread.join("comm")).ok()?.trim_end().to_owned()))
+    });
+    // In the order in which they were made.
+    is_complete(&threads.collect::<BTreeMap<_, _>>().into_values().collect::<Vec<_>>())
+}
+
+/// Later JDKs make the thread for periodic tasks first, well before the one that serves the others.
+fn is_complete(threads: &[String]) -> bool {
+    let place = |name| threads.iter().position(|thread| thread == name);
+    let after_service =
+        |name| place("Service Thread").zip(place(name)).is_some_and(|(service, it)| service < it);
+    after_service("Notification Th") || after_service("VM Periodic Tas")
 }
 
 /// Whether it was started as `java`, which a JVM is before it has mapped its machine.
@@ -190,6 +214,19 @@ mod tests {
         );
         assert_eq!(find_library("7f00-7f01 r-xp 0 0:0 0 [vdso]\n".as_bytes()), None);
         assert_eq!(find_library("7f00-7f01 r-xp 0 0:0 0 /x/notlibjvm.so\n".as_bytes()), None);
+    }
+
+    #[test]
+    fn a_machine_has_started_with_the_last_thread_that_it_makes_for_itself() {
+        let complete =
+            |threads: &[&str]| is_complete(&threads.iter().map(|&name| name.to_owned()).collect::<Vec<_>>());
+        assert!(
+            complete(&["java", "VM Thread", "Signal Dispatch", "Service Thread", "VM Periodic Tas"]),
+            "8 and 11"
+        );
+        assert!(!complete(&["java", "VM Thread", "Signal Dispatch", "Service Thread"]));
+        assert!(!complete(&["java", "VM Periodic Tas", "VM Thread", "Service Thread"]), "21 and 25");
+        assert!(complete(&["java", "VM Periodic Tas", "VM Thread", "Service Thread", "Notification Th"]));
     }
 
     #[test]

@@ -83,7 +83,8 @@ fn what_can_not_be_attached_to_says_why() {
     let deaf = started(jdk, &["-Xrs"]);
     assert_eq!(found(deaf.pid()).attachable, Attachable::Yes);
     fs::remove_file(crate::support::socket_path(deaf.pid())).unwrap();
-    let Attachable::No(_) = found(deaf.pid()).attachable else { panic!("it can't be told to listen") };
+    let Attachable::No(why) = found(deaf.pid()).attachable else { panic!("it can't be told to listen") };
+    assert!(why.contains("-Xrs"), "{why}");
 }
 
 #[test]
@@ -147,8 +148,8 @@ fn an_argument_file_that_the_jvms_user_can_not_read_is_not_read_for_it() {
 fn seen(jvm: &Jvm, word: &str) -> Vec<String> {
     use upfleet_agent::jvm::{discover::Seen, process, started::Started};
     let seen = Seen::new(jvm.pid(), process::mapped(jvm.pid()), Path::new(AGENT)).unwrap();
-    let command = ["java".to_owned(), word.to_owned()];
-    Started::new(&command, &[], false, &mut |path| seen.file(path)).agents()
+    let command = ["java", word, "Main"].map(str::to_owned);
+    Started::new(&command, &BTreeMap::new(), None, &|path| seen.file(path)).agents()
 }
 
 #[test]

@@ -61,6 +61,9 @@ pub fn prepare(subject: &Subject, deadline: Deadline) -> Result<Prepared, Failur
 }
 
 /// Whether it catches the signal; `false` where it listens already and catches none.
+///
+/// Catching the signal is not enough: for some moments more a JVM removes what others left under its number, which
+/// may be the socket that it just made, and answers while it has no class loader for applications yet, or never.
 fn wait_until_ready(prepared: &Prepared, subject: &Subject, deadline: Deadline) -> Result<bool, Failure> {
     let pid = subject.identity.pid;
     let deadline = deadline.or_after(STARTING);
@@ -68,22 +71,20 @@ fn wait_until_ready(prepared: &Prepared, subject: &Subject, deadline: Deadline) 
     loop {
         still(subject)?;
         let status = process::status(pid).map_err(|error| unreadable(subject, &error))?;
-        match process::mapped(pid) {
+        let started = match process::mapped(pid) {
             Some(Mapped::OpenJ9(_)) => return Err(Failure::OpenJ9),
-            Some(Mapped::HotSpot(_)) if status.catches_quit => return Ok(true),
-            Some(Mapped::HotSpot(_)) if look(prepared.tmp.as_fd(), &socket_name(subject)).is_ok() => {
-                return Ok(false);
-            }
-            Some(Mapped::HotSpot(_)) => {
-                // Such a JVM makes its socket while it starts, or never again.
-                if let Some(option) = &subject.no_signals
-                    && !is_young(subject)
-                {
-                    return Err(Failure::NoSignals(option.clone()));
-                }
-            }
-            None if process::is_launcher(pid) => {}
+            Some(Mapped::HotSpot(_)) => process::has_started(pid) || !is_young(subject),
+            None if process::is_launcher(pid) => false,
             None => return Err(Failure::NotAJvm),
+        };
+        if started && status.catches_quit {
+            return Ok(true);
+        }
+        if started && look(prepared.tmp.as_fd(), &socket_name(subject)).is_ok() {
+            return Ok(false);
+        }
+        if started && let Some(option) = &subject.no_signals {
+            return Err(Failure::NoSignals(option.clone()));
         }
         if !deadline.sleep(&mut pause) {
             return Err(Failure::NotReady { seconds: deadline.seconds() });
@@ -170,18 +171,18 @@ fn listen(prepared: &Prepared, subject: &Subject, deadline: Deadline) -> Result<
         .map_err(|error| Failure::Files(format!("it can't make its socket in its {TMP}: {error}")))?;
     let _trigger = Trigger::place(prepared, subject)?;
     let deadline = deadline.or_after(LISTENING);
-    let (mut pause, mut again) = (FIRST_PAUSE, Duration::from_secs(1));
-    let mut patience = knock(subject, deadline, again)?;
+    knock(subject)?;
+    let mut pause = FIRST_PAUSE;
+    // Once more where the first one came to nothing, as the JDK's own tools do; not sooner, since a signal that
+    // finds the JVM listening makes it write a thread dump.
+    let mut second = Some(deadline.or_after(LISTENING / 2));
     loop {
         if let Some(stream) = try_connect(prepared, subject, deadline)? {
             return Ok(stream);
         }
         still(subject)?;
-        if patience.passed() && !deadline.passed() {
-            // One that has just started removes what others left under its number, and that may have been its own
-            // socket, made a moment before; with the trigger still there it makes another one.
-            again *= 2;
-            patience = knock(subject, deadline, again)?;
+        if second.take_if(|time| time.passed()).is_some() {
+            knock(subject)?;
         }
         if !deadline.sleep(&mut pause) {
             return Err(Failure::Silent { seconds: deadline.seconds() });
@@ -189,13 +190,13 @@ fn listen(prepared: &Prepared, subject: &Subject, deadline: Deadline) -> Result<
     }
 }
 
-/// Sends the signal, and answers until when to wait before it is sent again.
-fn knock(subject: &Subject, deadline: Deadline, patience: Duration) -> Result<Deadline, Failure> {
-    if !subject.identity.signal(Signal::QUIT) {
-        still(subject)?;
-        return Err(Failure::Privileges("it may not be signalled".into()));
+/// Sends the signal.
+fn knock(subject: &Subject) -> Result<(), Failure> {
+    if subject.identity.signal(Signal::QUIT) {
+        return Ok(());
     }
-    Ok(deadline.or_after(patience))
+    still(subject)?;
+    Err(Failure::Privileges("it may not be signalled".into()))
 }
 
 /// A connection, or `None` where nobody listens. A socket that nobody listens at is removed: it is what a process
