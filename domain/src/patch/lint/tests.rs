@@ -175,7 +175,7 @@ fn t18_an_entry_for_a_later_java_hides_the_plain_one() {
     let made = make(
         &Recipe { number: 1, ..Recipe::default() },
         Source::Difference(&changed),
-        &[application.clone()],
+        std::slice::from_ref(&application),
         &[],
     )
     .unwrap();

@@ -34,7 +34,8 @@ struct Active<'a> {
 /// The answer is what people should know although it is no fault.
 ///
 /// # Errors
-/// [`ReasonCode::NotFound`], [`ReasonCode::NumberTaken`], [`ReasonCode::PatchRequires`], [`ReasonCode::WrongBase`],
+/// [`ReasonCode::NotFound`], [`ReasonCode::NumberTaken`], [`ReasonCode::PatchInvalid`] where a layer has another number
+/// than its patch, [`ReasonCode::PatchRequires`], [`ReasonCode::WrongBase`],
 /// [`ReasonCode::ClassVersion`], [`ReasonCode::SplitFamily`], [`ReasonCode::RevertsFix`],
 /// [`ReasonCode::BaseMismatch`]; the first that holds.
 pub fn check(layers: &[Layer], known: &Known, ground: &Ground<'_>) -> Result<Vec<Reason>, Reason> {
@@ -42,6 +43,10 @@ pub fn check(layers: &[Layer], known: &Known, ground: &Ground<'_>) -> Result<Vec
     let mut active = Vec::new();
     for layer in layers {
         let spec = spec(known, &layer.release)?;
+        if spec.number != layer.number {
+            let problem = format!("{} is patch {}, not patch {}", layer.release, spec.number, layer.number);
+            return Err(Reason::new(ReasonCode::PatchInvalid).with("problem", problem));
+        }
         if !layer.retired {
             active.push(Active { layer, spec });
         }

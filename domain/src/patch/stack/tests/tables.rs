@@ -303,6 +303,15 @@ fn a_patch_that_nobody_knows_is_no_patch() {
 }
 
 #[test]
+fn a_layer_has_the_number_of_its_patch() {
+    let specs = chain();
+    let mut layers = stack(&specs[..1]);
+    layers[0].number = 7;
+    let reason = check(&layers, &known(&specs), &Ground::default()).unwrap_err();
+    assert_eq!(reason.message(), "the patch is not well made: shop@p1 is patch 1, not patch 7");
+}
+
+#[test]
 fn parents_in_a_circle_end() {
     let one = patch(1, &[class("C", "c0", "c2", "c1")]);
     let two = patch(2, &[class("C", "c0", "c3", "c2")]);
