@@ -15,7 +15,7 @@ use std::collections::BTreeSet;
 
 pub use read::{BundleError, Reader};
 use serde::{Deserialize, Serialize};
-pub use write::{end, file, index};
+pub use write::{end, entry, file, index};
 
 use crate::{
     digest::Digest,

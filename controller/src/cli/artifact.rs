@@ -191,11 +191,18 @@ async fn upload_from(
 async fn download(app: &App, digest: &str, path: &Path) -> Result<()> {
     let wanted: Digest = digest.parse().map_err(|error| Failure::usage(format!("{error}")))?;
     let client = app.connect().await?;
+    let size = fetch(app, &client, &wanted, path).await?;
+    app.note(format!("{} written to {}.", bytes(size), path.display()));
+    Ok(())
+}
+
+/// Downloads an artifact into a file, going on where an earlier try stopped, and checks its digest. Returns its length.
+pub(super) async fn fetch(app: &App, client: &Client, wanted: &Digest, path: &Path) -> Result<u64> {
     let part = path.with_added_extension("part");
     let io = |error: std::io::Error| Failure::io("write", &part, &error);
     let mut file = std::fs::OpenOptions::new().append(true).create(true).open(&part).map_err(io)?;
     let offset = file.metadata().map_err(io)?.len();
-    let request = v1::DownloadArtifactRequest { digest: wire(&wanted), offset, ..Default::default() };
+    let request = v1::DownloadArtifactRequest { digest: wire(wanted), offset, ..Default::default() };
     let mut stream = client.artifacts().download_artifact(request).await?.into_inner();
     let bar = app.byte_bar(offset, "download");
     bar.set_position(offset);
@@ -207,7 +214,7 @@ async fn download(app: &App, digest: &str, path: &Path) -> Result<()> {
     file.sync_all().map_err(io)?;
     bar.finish_and_clear();
     let facts = file::facts(&part)?;
-    if facts.sha256 != wanted {
+    if facts.sha256 != *wanted {
         // What is there is wrong for good: the next try must begin anew.
         let _ = std::fs::remove_file(&part);
         let mut failure = Failure::new(Exit::Internal, "the downloaded bytes are not the artifact's");
@@ -216,6 +223,5 @@ async fn download(app: &App, digest: &str, path: &Path) -> Result<()> {
         return Err(failure);
     }
     std::fs::rename(&part, path).map_err(io)?;
-    app.note(format!("{} written to {}.", bytes(facts.size), path.display()));
-    Ok(())
+    Ok(facts.size)
 }

@@ -42,6 +42,13 @@ pub(crate) fn facts(path: &Path) -> Result<Facts> {
     Ok(facts)
 }
 
+/// SHA-256 and length of a file, which may be empty.
+pub(super) fn digest(path: &Path) -> Result<(Digest, u64)> {
+    let failed = |error: io::Error| Failure::io("read", path, &error);
+    let facts = read(File::open(path).map_err(failed)?).map_err(failed)?;
+    Ok((facts.sha256, facts.size))
+}
+
 fn read(mut source: impl Read) -> io::Result<Facts> {
     let (mut sha256, mut md5, mut size) = (Sha256::new(), Md5::new(), 0);
     let mut buffer = vec![0; 1024 * 1024];

@@ -11,6 +11,7 @@ use crate::exit::{self, Exit};
 
 pub mod app;
 mod artifact;
+mod bundle;
 mod change;
 pub mod client;
 mod completion;
@@ -18,6 +19,7 @@ pub mod config;
 mod context;
 pub mod failure;
 pub(crate) mod file;
+mod jar;
 mod node;
 mod page;
 mod patch;
@@ -29,6 +31,7 @@ mod rollout;
 pub(crate) mod server;
 mod spec;
 mod token;
+mod tree;
 mod user;
 pub mod watch;
 

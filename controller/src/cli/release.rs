@@ -3,24 +3,28 @@
 //! The manifest is made here, by the publisher's command line and never by the controller, and sent as the
 //! bytes that every agent will verify.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use upfleet_api::v1;
 use upfleet_domain::{
+    bundle::Brought,
+    files::FilesSpec,
     id::{ComponentId, Version},
-    release::{ArtifactRef, FORMAT, Kind, Manifest, Platform},
+    patch::Fix,
+    release::{ArtifactRef, FORMAT, Kind, Manifest, Platform, parse_manifest},
 };
 
 use super::{
     app::App,
-    artifact,
+    artifact, bundle,
     client::Client,
     failure::{Failure, Result},
-    file,
+    file::{self, Facts},
     page::pages,
     render::{Paint, Table, bytes, date, hex, id, short},
     resource,
+    tree::{self, LocalChange},
 };
 use crate::exit::Exit;
 
@@ -28,6 +32,20 @@ use crate::exit::Exit;
 pub(super) enum Command {
     /// Publish a release: upload its files, make its manifest, store it.
     Create(Box<CreateArgs>),
+    /// Write releases, patches among them, with signatures and artifacts into one file, for sites without a connection.
+    Export {
+        /// The releases, `COMPONENT@VERSION`.
+        #[arg(required = true, num_args = 1.., value_name = "RELEASE")]
+        releases: Vec<String>,
+        /// The file to write.
+        #[arg(required = true, value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// Publish what a file from `release export` holds, as it is; what is there already stays.
+    Import {
+        /// The file.
+        file: PathBuf,
+    },
     /// List releases, highest sequence first within a component.
     List {
         /// Only this component's.
@@ -53,14 +71,40 @@ pub(super) enum Command {
     },
 }
 
+/// How a base release takes effect.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum BaseKind {
+    /// Replaces one file, an executable or a jar.
+    #[default]
+    Binary,
+    /// Switches a directory.
+    Files,
+}
+
 /// What a new release is.
 #[derive(Args, Clone, Debug, Default)]
 pub(crate) struct CreateArgs {
     /// The release, `COMPONENT@VERSION`.
     pub release: String,
+    /// What it is: a file that takes another's place, or a directory that is switched as one.
+    #[arg(long, value_enum, default_value_t, value_name = "KIND")]
+    pub kind: BaseKind,
     /// The file to install; once per platform.
-    #[arg(long, required = true, value_name = "FILE")]
+    #[arg(long, required_unless_present = "dir", value_name = "FILE")]
     pub file: Vec<PathBuf>,
+    /// Of `--kind files`: the directory. What it does not have is not there after the switch.
+    #[arg(long, conflicts_with = "file", value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// Of `--kind files`: what nodes do about files that somebody changed there.
+    #[arg(long, value_enum, requires = "dir", value_name = "WHAT")]
+    pub on_local_change: Option<LocalChange>,
+    /// Of `--kind files`: paths that belong to the node and stay as they are, with `*` within a name and `**` across
+    /// directories, e.g. `local/**`.
+    #[arg(long, requires = "dir", value_name = "GLOB")]
+    pub preserve: Vec<String>,
+    /// An issue that this base fixes, `ID` or `ID=TEXT`: a patch for it is then not missed on it.
+    #[arg(long, value_name = "ID[=TEXT]", value_parser = fix)]
+    pub fixes: Vec<Fix>,
     /// What each file is built for, `os/arch`, in the order of the files; read from the files where not given.
     #[arg(long, value_name = "OS/ARCH")]
     pub platform: Vec<String>,
@@ -93,6 +137,8 @@ pub(super) async fn run(app: &App, command: Command) -> Result<Exit> {
                 )
             });
         }
+        Command::Export { releases, file } => return bundle::export(app, &releases, &file).await,
+        Command::Import { file } => return bundle::import(app, &file).await,
         Command::List { component } => {
             let client = app.connect().await?;
             let request =
@@ -149,6 +195,39 @@ pub(crate) async fn create(app: &App, client: &Client, args: &CreateArgs) -> Res
             Failure::usage("--source is for one file").hint("publish each platform's file on its own host")
         );
     }
+    let (artifacts, files) = match (&args.dir, args.kind) {
+        (Some(dir), BaseKind::Files) => {
+            let (artifact, spec) = directory(app, client, args, dir).await?;
+            (vec![artifact], Some(spec))
+        }
+        (None, BaseKind::Binary) => (binaries(app, client, args).await?, None),
+        (Some(_), BaseKind::Binary) => return Err(Failure::usage("a directory is of --kind files")),
+        (None, BaseKind::Files) => return Err(Failure::usage("--kind files needs a --dir")),
+    };
+    let sequence = match args.sequence {
+        Some(sequence) => sequence,
+        None => next_sequence(client, &component).await?,
+    };
+    let manifest = Manifest {
+        format: FORMAT,
+        component,
+        version,
+        sequence,
+        kind: if files.is_some() { Kind::Files } else { Kind::Binary },
+        notes: args.notes.clone(),
+        artifacts,
+        fixes: args.fixes.clone(),
+        patch: None,
+        files,
+    };
+    let bytes = manifest.to_bytes();
+    // What is too long, or has a mistake, is said before anything is stored.
+    let manifest = parse_manifest(&bytes).map_err(|reason| Failure::of_reason(&reason))?;
+    bundle::publish(app, client, &Brought { manifest, bytes, signatures: Vec::new() }).await
+}
+
+/// Uploads a file per platform.
+async fn binaries(app: &App, client: &Client, args: &CreateArgs) -> Result<Vec<ArtifactRef>> {
     let mut artifacts = Vec::new();
     for (index, path) in args.file.iter().enumerate() {
         let facts = file::facts(path)?;
@@ -162,48 +241,57 @@ pub(crate) async fn create(app: &App, client: &Client, args: &CreateArgs) -> Res
         if !args.no_upload {
             artifact::upload(app, client, path, &facts).await?;
         }
-        artifacts.push(ArtifactRef {
-            platform,
-            sha256: facts.sha256,
-            md5: Some(facts.md5),
-            size: facts.size,
-            sources: args.source.clone(),
-            encodings: Vec::new(),
-        });
+        artifacts.push(reference(platform, &facts, &args.source));
     }
-    let sequence = match args.sequence {
-        Some(sequence) => sequence,
-        None => next_sequence(client, &component).await?,
-    };
-    let manifest = Manifest {
-        format: FORMAT,
-        component,
-        version,
-        sequence,
-        kind: Kind::Binary,
-        notes: args.notes.clone(),
-        artifacts,
-        fixes: Vec::new(),
-        patch: None,
-        files: None,
-    };
-    let request = v1::CreateReleaseRequest {
-        manifest: manifest.to_bytes().into(),
-        request_id: app.request_id(),
-        ..Default::default()
-    };
-    let answer = client.releases().create_release(request).await;
-    let answer = answer.map_err(|status| {
-        Failure::from(status).while_trying(format!("could not publish `{}`", args.release))
-    })?;
-    Ok(answer.into_inner().release.unwrap_or_default())
+    Ok(artifacts)
 }
 
+/// Packs a directory and uploads the archive.
+async fn directory(
+    app: &App,
+    client: &Client,
+    args: &CreateArgs,
+    dir: &Path,
+) -> Result<(ArtifactRef, FilesSpec)> {
+    let spec = tree::spec(dir, args.on_local_change.unwrap_or_default(), args.preserve.clone())?;
+    let platform = parse_platform(args.platform.first().map_or("linux/any", String::as_str))?;
+    let aside = tempfile::tempdir().map_err(|error| Failure::io("write", dir, &error))?;
+    let archive = aside.path().join("files.tar.gz");
+    tree::pack(dir, &spec, &archive)?;
+    let facts = file::facts(&archive)?;
+    if !args.no_upload {
+        artifact::upload(app, client, &archive, &facts).await?;
+    }
+    Ok((reference(platform, &facts, &args.source), spec))
+}
+
+/// An artifact as a manifest names it.
+pub(super) fn reference(platform: Platform, facts: &Facts, sources: &[String]) -> ArtifactRef {
+    ArtifactRef {
+        platform,
+        sha256: facts.sha256,
+        md5: Some(facts.md5),
+        size: facts.size,
+        sources: sources.to_vec(),
+        encodings: Vec::new(),
+    }
+}
+
+/// `CVE-2021-44228`, or `CVE-2021-44228=JNDI look-ups are off`.
+pub(super) fn fix(text: &str) -> Result<Fix, String> {
+    let (id, text) = text.split_once('=').unwrap_or((text, ""));
+    if id.trim().is_empty() || id.contains(char::is_whitespace) {
+        return Err("write ID or ID=TEXT, where the ID has no spaces".to_owned());
+    }
+    Ok(Fix { id: id.to_owned(), text: text.trim().to_owned() })
+}
+
+/// One more than the highest of the component's base releases. Patches are ordered by their numbers.
 async fn next_sequence(client: &Client, component: &ComponentId) -> Result<u64> {
-    let request =
-        v1::ListReleasesRequest { component: component.to_string(), page_size: 1, ..Default::default() };
-    let page = client.releases().list_releases(request).await?.into_inner();
-    let highest = page.releases.iter().filter_map(|release| Some(release.r#ref.as_ref()?.sequence)).max();
+    let request = v1::ListReleasesRequest { component: component.to_string(), ..Default::default() };
+    let releases = pages!(client.releases(), list_releases, request, releases);
+    let bases = releases.iter().filter(|release| bundle::is_base(&release.kind));
+    let highest = bases.filter_map(|release| Some(release.r#ref.as_ref()?.sequence)).max();
     Ok(highest.unwrap_or(0) + 1)
 }
 
@@ -228,7 +316,7 @@ fn state(release: &v1::Release, paint: Paint) -> String {
 }
 
 fn table(releases: &[v1::Release], wide: bool, paint: Paint) -> String {
-    let mut headings = vec!["RELEASE", "SEQUENCE", "STATE", "PLATFORMS", "SIZE", "CREATED", "BY"];
+    let mut headings = vec!["RELEASE", "SEQUENCE", "KIND", "STATE", "PLATFORMS", "SIZE", "CREATED", "BY"];
     if wide {
         headings.push("DIGEST");
     }
@@ -241,7 +329,11 @@ fn table(releases: &[v1::Release], wide: bool, paint: Paint) -> String {
         let size = release.artifacts.iter().map(|artifact| artifact.size_bytes).max().unwrap_or(0);
         let mut row = vec![
             id(&release.name).to_owned(),
-            release.r#ref.as_ref().map(|r| r.sequence.to_string()).unwrap_or_default(),
+            match bundle::is_base(&release.kind) {
+                true => release.r#ref.as_ref().map(|r| r.sequence.to_string()).unwrap_or_default(),
+                false => "-".to_owned(),
+            },
+            release.kind.clone(),
             state(release, paint),
             platforms.join(" "),
             bytes(size),
@@ -275,6 +367,9 @@ fn details(release: &v1::Release, paint: Paint) -> String {
     if !release.notes.is_empty() {
         text.push_str(&format!("notes     {}\n", release.notes));
     }
+    for fix in &release.fixes {
+        text.push_str(&format!("fixes     {} {}\n", fix.id, fix.text));
+    }
     if release.yank_time.is_some() {
         text.push_str(&format!("yanked    {} {}\n", date(release.yank_time.as_ref()), release.yank_message));
     }
@@ -299,6 +394,14 @@ fn details(release: &v1::Release, paint: Paint) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn fixes_have_an_id_and_perhaps_a_text() {
+        let known = fix("CVE-2021-44228=look-ups are off").unwrap();
+        assert_eq!((known.id.as_str(), known.text.as_str()), ("CVE-2021-44228", "look-ups are off"));
+        assert_eq!(fix("ACME-7").unwrap().text, "");
+        assert!(fix("=x").is_err() && fix("two words").is_err());
+    }
 
     #[test]
     fn platforms_are_checked() {

@@ -1,21 +1,35 @@
-//! One header of a tar archive: a plain file's name and length, and nothing else that tar can say.
+//! One header of a tar archive: a plain file's name, length and whether it may be executed, and nothing else that tar
+//! can say.
 
 /// Headers and padding come in blocks of so many bytes.
 pub(super) const BLOCK: usize = 512;
 /// What eleven octal digits can say.
 const OCTAL_MAX: u64 = 0o77_777_777_777;
 
+/// The longest name that a header holds, in bytes.
+pub(super) const MAX_NAME: usize = 100;
+
 /// The header of a plain file, always the same for the same name and length.
-pub(super) fn write(name: &str, size: u64) -> [u8; BLOCK] {
+pub(super) fn write(name: &str, executable: bool, size: u64) -> [u8; BLOCK] {
+    of_kind(b'0', name, executable, size)
+}
+
+/// The header before a name that is too long for a header, as GNU tar writes it.
+pub(super) fn long_name(size: u64) -> [u8; BLOCK] {
+    of_kind(b'L', "././@LongLink", false, size)
+}
+
+/// `name` is cut to what a header holds.
+fn of_kind(kind: u8, name: &str, executable: bool, size: u64) -> [u8; BLOCK] {
     let mut block = [0; BLOCK];
     let mut put = |at: usize, bytes: &[u8]| block[at..at + bytes.len()].copy_from_slice(bytes);
-    put(0, name.as_bytes());
-    put(100, b"0000644\0");
+    put(0, &name.as_bytes()[..name.len().min(MAX_NAME)]);
+    put(100, if executable { b"0000755\0" } else { b"0000644\0" });
     put(108, b"0000000\0");
     put(116, b"0000000\0");
     put(136, b"00000000000\0");
     put(148, b"        ");
-    put(156, b"0");
+    put(156, &[kind]);
     put(257, b"ustar\x0000");
     if size <= OCTAL_MAX {
         put(124, format!("{size:011o}\0").as_bytes());

@@ -168,7 +168,7 @@ fn hostile_files_are_refused() {
 #[test]
 fn long_files_have_headers_too() {
     for size in [0, 511, 512, 8 << 30, 64 << 30] {
-        let block = header::write("artifacts/x", size);
+        let block = header::write("artifacts/x", false, size);
         assert_eq!(header::read(&block), Ok(("artifacts/x".to_owned(), size)));
     }
 }

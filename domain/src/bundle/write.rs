@@ -19,7 +19,28 @@ pub fn index(to: &mut dyn Write, bundle: &Bundle) -> io::Result<()> {
 /// # Errors
 /// Of the reader or the writer, and where `from` does not have exactly `size` bytes.
 pub fn file(to: &mut dyn Write, name: &str, size: u64, from: &mut dyn Read) -> io::Result<()> {
-    to.write_all(&header::write(name, size))?;
+    entry(to, name, false, size, from)
+}
+
+/// Writes a file of any tar archive: the same header for the same name, length and permission to execute, whoever
+/// writes it and when.
+///
+/// # Errors
+/// Of the reader or the writer, and where `from` does not have exactly `size` bytes.
+pub fn entry(
+    to: &mut dyn Write,
+    name: &str,
+    executable: bool,
+    size: u64,
+    from: &mut dyn Read,
+) -> io::Result<()> {
+    if name.len() > header::MAX_NAME {
+        let length = name.len() as u64 + 1;
+        to.write_all(&header::long_name(length))?;
+        to.write_all(name.as_bytes())?;
+        to.write_all(&[0; 1 + header::BLOCK][..1 + header::padding(length)])?;
+    }
+    to.write_all(&header::write(name, executable, size))?;
     let copied = io::copy(&mut from.take(size), to)?;
     if copied != size {
         return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it is shorter than it was"));
