@@ -155,7 +155,7 @@ impl Agent {
         shutdown: &CancellationToken,
     ) -> JoinHandle<()> {
         let handles = self.handles.clone();
-        let run_dir = self.config.run_dir.clone();
+        let dirs = (self.config.run_dir.clone(), self.config.state_dir.clone());
         let token = shutdown.clone();
         let node = connector.as_ref().map(|connector| connector.identities().current().node().to_string());
         let (link, seen) = watch::channel(Link::new(connector.as_ref().map_or("", Connector::address)));
@@ -174,7 +174,7 @@ impl Agent {
         tokio::spawn(async move {
             let seen = enrolled.then_some(seen);
             tokio::select! {
-                ((), ()) = async { tokio::join!(controller, serve_locally(&run_dir, handles, node, seen)) } => {}
+                ((), ()) = async { tokio::join!(controller, serve_locally(&dirs, handles, node, seen)) } => {}
                 () = token.cancelled() => {}
             }
         })
@@ -246,13 +246,13 @@ impl Agent {
 
 /// The socket for people at the node.
 async fn serve_locally(
-    run_dir: &Path,
+    (run_dir, state_dir): &(PathBuf, PathBuf),
     handles: Handles,
     node: Option<String>,
     link: Option<watch::Receiver<Link>>,
 ) {
-    if let Err(error) = local::serve(run_dir, handles, node, link).await {
-        // Upgrades go on; only `status` and `rollback --local` are missing.
+    if let Err(error) = local::serve(run_dir, state_dir, handles, node, link).await {
+        // Upgrades go on; only `status`, `rollback --local` and `apply` are missing.
         tracing::error!(error = crate::error::chain(&error), "no local socket");
     }
 }

@@ -4,14 +4,18 @@
 //! 1 failed, 2 wrong usage or configuration, 4 a person is needed, 5 still under way, 9 refused as things stand,
 //! 69 agent or controller can't be reached, 77 not permitted.
 
+mod apply;
 mod check_config;
 mod diagnostics;
 mod enroll;
+mod history;
+mod jvms;
 mod logging;
 mod offline;
 mod render;
 mod rollback;
 mod run;
+mod stack;
 mod status;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -117,6 +121,14 @@ enum Command {
     Status(status::Show),
     /// Put a kept version back on this node and hold it there
     Rollback(rollback::Rollback),
+    /// Apply releases from a file on this node, where the component's configuration permits it, and hold it there
+    Apply(apply::Apply),
+    /// Show what happened to components of this node, also what was rolled back
+    History(history::Show),
+    /// Show the patch stacks of this node and what the running JVMs say of them
+    Stack(stack::Show),
+    /// List the JVMs that run on this node
+    Jvms(jvms::Show),
     /// Check the configuration and show every mistake in it
     CheckConfig,
     /// Gather what is needed to look into a problem; holds no keys
@@ -158,6 +170,10 @@ pub fn main() -> ExitCode {
         Command::Run(run) => run.run(&cli.global),
         Command::Status(show) => show.run(&cli.global),
         Command::Rollback(rollback) => rollback.run(&cli.global),
+        Command::Apply(apply) => apply.run(&cli.global),
+        Command::History(show) => show.run(&cli.global),
+        Command::Stack(show) => show.run(&cli.global),
+        Command::Jvms(show) => show.run(&cli.global),
         Command::CheckConfig => check_config::run(&cli.global),
         Command::Diagnostics(diagnostics) => diagnostics.run(&cli.global),
         Command::Shim { .. } | Command::JvmHelper => Ok(Exit::Done),

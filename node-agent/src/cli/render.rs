@@ -2,7 +2,7 @@
 
 use std::{fmt::Write as _, time::Duration};
 
-use upfleet_domain::{state::ComponentState, time::Time};
+use upfleet_domain::{jvm::Standing, state::ComponentState, time::Time};
 
 use crate::local::{ComponentStatus, Status};
 
@@ -43,25 +43,64 @@ const HEADINGS: [&str; 6] = ["COMPONENT", "RUNS", "DIGEST", "HEALTH", "CHANGED",
 fn table(text: &mut String, status: &Status, now: Time) {
     let components = &status.components;
     let running = status.pid.is_some();
-    let rows: Vec<[String; 6]> = components.iter().map(|component| row(component, running, now)).collect();
-    let width = |column: usize| {
-        rows.iter().map(|row| row[column].chars().count()).chain([HEADINGS[column].len()]).max().unwrap_or(0)
-    };
-    let widths: [usize; 6] = std::array::from_fn(width);
-    let mut line = |cells: [&str; 6]| {
-        let padded: Vec<String> =
-            cells.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        text.push_str(padded.join("  ").trim_end());
+    let rows = components.iter().map(|component| row(component, running, now).to_vec()).collect();
+    let table = columns(&HEADINGS, rows);
+    let mut lines = table.lines();
+    // Notes stand under the second column, below their component's row.
+    let indent = table.find(HEADINGS[1]).unwrap_or(0);
+    let mut say = |line: &str| {
+        text.push_str(line);
         text.push('\n');
     };
-    line(HEADINGS);
-    for (row, component) in rows.iter().zip(components) {
-        line(std::array::from_fn(|column| row[column].as_str()));
-        let inventory = &component.inventory;
-        for note in [&inventory.hold, &inventory.drift].into_iter().flatten() {
-            line(["", &format!("! {note}"), "", "", "", ""]);
+    say(lines.next().unwrap_or_default());
+    for (line, component) in lines.zip(components) {
+        say(line);
+        for note in notes(component) {
+            say(&format!("{:indent$}{note}", ""));
         }
     }
+}
+
+/// What is to be known of a component beside its row: its patches, and what is wrong.
+fn notes(component: &ComponentStatus) -> Vec<String> {
+    let inventory = &component.inventory;
+    let mut notes = Vec::new();
+    if let Some(proof) = &inventory.proof {
+        let count = |standing| proof.count(standing);
+        let (proved, armed, old) = (count(Standing::Proved), count(Standing::Armed), count(Standing::Old));
+        let old = if old > 0 { format!(", {old} OLD") } else { String::new() };
+        let stack = upfleet_domain::patch::stack::describe(&inventory.current.layers);
+        notes.push(format!("patches {stack}: {proved} proved, {armed} armed{old}, {}", proof.mechanism));
+    }
+    let alarms = inventory.proof.iter().flat_map(|proof| &proof.alarms).chain(&inventory.alarms);
+    let wrong = inventory.hold.iter().chain(&inventory.drift).chain(alarms);
+    notes.extend(wrong.map(|note| format!("! {note}")));
+    notes
+}
+
+/// Rows under headings, columns two spaces apart.
+pub(super) fn columns(headings: &[&str], rows: Vec<Vec<String>>) -> String {
+    let headings = headings.iter().map(|heading| (*heading).to_owned()).collect::<Vec<String>>();
+    let rows: Vec<Vec<String>> = std::iter::once(headings).chain(rows).collect();
+    let width = |column: usize| {
+        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..rows[0].len()).map(width).collect();
+    let mut text = String::new();
+    for row in &rows {
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
+        text.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// Day and time in UTC: `2026-11-23 10:31:02Z`.
+pub(super) fn date(time: Time) -> String {
+    let seconds = time.0.div_euclid(1000);
+    let moment = time::OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(time::OffsetDateTime::UNIX_EPOCH);
+    let (h, m, s) = (moment.hour(), moment.minute(), moment.second());
+    format!("{} {h:02}:{m:02}:{s:02}Z", moment.date())
 }
 
 fn row(component: &ComponentStatus, running: bool, now: Time) -> [String; 6] {
@@ -106,7 +145,7 @@ fn change(previous: Option<&ComponentState>, current: &ComponentState) -> String
 }
 
 /// The two largest units of a span, in whole seconds.
-fn span(span: Duration) -> String {
+pub(super) fn span(span: Duration) -> String {
     let whole = humantime::format_duration(Duration::from_secs(span.as_secs())).to_string();
     whole.split(' ').take(2).collect::<Vec<_>>().join(" ")
 }

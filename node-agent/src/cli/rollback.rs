@@ -48,7 +48,7 @@ impl Rollback {
                 let exit = exit_of(&reason);
                 return Err(Failure::new(exit, reason).hint(format!("kept states: {kept}")));
             }
-            Ok(Answer::Status(_)) => return Err(LocalError::Version.into()),
+            Ok(Answer::Status(_) | Answer::Applying { .. }) => return Err(LocalError::Version.into()),
             Err(error) => return Err(unreachable(error)),
         }
         println!("Rolling {} back; it is held until: upfleet node release {node} {0}", self.component);
@@ -93,7 +93,7 @@ impl Rollback {
     }
 }
 
-fn unreachable(error: LocalError) -> Failure {
+pub(super) fn unreachable(error: LocalError) -> Failure {
     match error {
         LocalError::NotPermitted(_) => {
             Failure::new(Exit::NotPermitted, error).hint("run it as root or as the agent's user")

@@ -25,6 +25,15 @@ use super::{
 };
 use crate::crash;
 
+/// The releases of a component whose manifests lie on the node, each verified anew; what can't be is left out.
+#[must_use]
+pub fn known_releases(state_dir: &Path, component: &ComponentId) -> Vec<VerifiedRelease> {
+    let manifests = Manifests::new(state_dir, component);
+    let entries = std::fs::read_dir(&manifests.dir).into_iter().flatten().flatten();
+    let digests = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<Digest>().ok());
+    digests.filter_map(|digest| manifests.load(&digest).ok()).collect()
+}
+
 /// The manifests of one component.
 #[derive(Clone, Debug)]
 pub(super) struct Manifests {

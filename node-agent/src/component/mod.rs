@@ -23,6 +23,7 @@ use std::{
 
 pub use exclusive::Exclusives;
 use offers::Brought;
+pub use manifests::known_releases;
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinHandle,

@@ -9,7 +9,8 @@ use std::{
 
 use super::{Answer, Answered, Asked, Request, VERSION, socket_path};
 
-const PATIENCE: Duration = Duration::from_secs(10);
+/// What the agent needs to say it, beyond the time that the request itself may take.
+const SLACK: Duration = Duration::from_secs(5);
 /// No answer is longer, in bytes.
 const MAX_ANSWER: u64 = 16 * 1024 * 1024;
 
@@ -54,8 +55,8 @@ pub fn call(run_dir: &Path, request: Request) -> Result<Answer, LocalError> {
 
 fn ask(path: &Path, request: Request) -> io::Result<String> {
     let mut stream = UnixStream::connect(path)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(request.patience() + SLACK))?;
+    stream.set_write_timeout(Some(SLACK))?;
     let mut line = serde_json::to_string(&Asked { v: VERSION, request })?;
     line.push('\n');
     stream.write_all(line.as_bytes())?;

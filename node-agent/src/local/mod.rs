@@ -1,19 +1,23 @@
-//! The agent's own Unix socket: how `upfleet-agent status` and `rollback --local` talk to the running agent.
+//! The agent's own Unix socket: how `upfleet-agent status`, `rollback --local` and `apply` talk to the running agent.
 //!
 //! Open to the agent's user and root alone. One JSON object a line; each carries the protocol's version, so
 //! that a newer command can tell an older agent. It works whether or not the controller does.
 
+mod apply;
 mod client;
 mod server;
 #[cfg(test)]
 mod tests;
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 pub use client::{LocalError, call};
 use serde::{Deserialize, Serialize};
 pub use server::serve;
-use upfleet_domain::{id::ComponentId, reason::Reason, report::ComponentInventory};
+use upfleet_domain::{id::ComponentId, reason::Reason, report::ComponentInventory, state::ComponentState};
 
 use crate::transport::Link;
 
@@ -43,6 +47,28 @@ pub enum Request {
         /// Why, for the record.
         message: String,
     },
+    /// Applies what a bundle holds and holds the component, where its configuration permits that.
+    Apply {
+        /// The bundle's absolute path.
+        file: PathBuf,
+        /// Which component, where the bundle is for several.
+        component: Option<ComponentId>,
+        /// Fixes that a new base may lose.
+        #[serde(default)]
+        waive: Vec<String>,
+        /// Why, for the record.
+        message: String,
+    },
+}
+
+impl Request {
+    /// How long the answer may take: a bundle of gigabytes is read to its end before it is answered.
+    fn patience(&self) -> Duration {
+        match self {
+            Self::Status | Self::RollBack { .. } => Duration::from_secs(10),
+            Self::Apply { .. } => Duration::from_secs(15 * 60),
+        }
+    }
 }
 
 /// A line from a command.
@@ -61,6 +87,13 @@ pub enum Answer {
     Status(Box<Status>),
     /// The rollback is recorded and under way.
     RollingBack,
+    /// What the bundle holds is recorded and under way.
+    Applying {
+        /// The component.
+        component: ComponentId,
+        /// What it will run.
+        to: ComponentState,
+    },
     /// It can't be done.
     Refused(Reason),
 }

@@ -1,6 +1,12 @@
 //! The agent's side of the socket.
 
-use std::{fs, io, os::unix::fs::PermissionsExt, path::Path, time::Duration};
+use std::{
+    fs, io,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
@@ -13,25 +19,30 @@ use upfleet_domain::{
     state::{Base, ComponentState},
 };
 
-use super::{Answer, Answered, Asked, ComponentStatus, MAX_REQUEST, Request, Status, VERSION, socket_path};
-use crate::{component::Handles, transport::Link};
+use super::{
+    Answer, Answered, Asked, ComponentStatus, MAX_REQUEST, Request, Status, VERSION,
+    apply::{self, Wish},
+    socket_path,
+};
+use crate::{component::Handles, platform::node_platform, transport::Link};
 
-/// A command that is slower than this has died.
+/// A command that takes longer to ask, or to take its answer, has died.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Serves the socket in `run_dir` until it is dropped. `node` and `link` are `None` while the node is not
-/// enrolled.
+/// Serves the socket in `run_dir` until it is dropped; bundles are laid aside below `state_dir`. `node` and `link` are
+/// `None` while the node is not enrolled.
 ///
 /// # Errors
 /// Where the socket can't be made.
 pub async fn serve(
     run_dir: &Path,
+    state_dir: &Path,
     handles: Handles,
     node: Option<String>,
     link: Option<watch::Receiver<Link>>,
 ) -> io::Result<()> {
     let listener = listen(run_dir)?;
-    let face = Face { handles, node, link };
+    let face = Face { handles, node, link, state_dir: state_dir.to_owned(), applying: Arc::default() };
     let mut tasks = JoinSet::new();
     loop {
         let (stream, _) = match listener.accept().await {
@@ -45,8 +56,7 @@ pub async fn serve(
         while tasks.try_join_next().is_some() {}
         let face = face.clone();
         tasks.spawn(async move {
-            let served = tokio::time::timeout(PATIENCE, face.serve(stream)).await;
-            if let Ok(Err(error)) = served {
+            if let Err(error) = face.serve(stream).await {
                 tracing::debug!(%error, "local request");
             }
         });
@@ -70,6 +80,9 @@ struct Face {
     handles: Handles,
     node: Option<String>,
     link: Option<watch::Receiver<Link>>,
+    state_dir: PathBuf,
+    /// One bundle at a time: they share the place where their bytes are laid aside.
+    applying: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Face {
@@ -77,29 +90,41 @@ impl Face {
         let caller = stream.peer_cred().map(|credentials| credentials.uid()).ok();
         let (reader, mut writer) = stream.into_split();
         let mut line = String::new();
-        BufReader::new(reader.take(MAX_REQUEST)).read_line(&mut line).await?;
-        let answer = match serde_json::from_str::<Asked>(&line) {
-            Ok(asked) if asked.v == VERSION => self.answer(asked.request, caller).await,
-            Ok(_) | Err(_) => Answer::Refused(
-                Reason::new(ReasonCode::InvalidArgument)
-                    .with("field", "request")
-                    .with("problem", format!("this agent speaks version {VERSION} of its local protocol")),
-            ),
+        let mut reader = BufReader::new(reader.take(MAX_REQUEST));
+        tokio::time::timeout(PATIENCE, reader.read_line(&mut line)).await??;
+        let asked = serde_json::from_str::<Asked>(&line).ok().filter(|asked| asked.v == VERSION);
+        let refused = |problem: String| {
+            let reason = Reason::new(ReasonCode::InvalidArgument).with("field", "request");
+            Answer::Refused(reason.with("problem", problem))
+        };
+        let answer = match asked {
+            Some(Asked { request, .. }) => {
+                let patience = request.patience();
+                let answer = tokio::time::timeout(patience, self.answer(request, caller)).await;
+                answer.unwrap_or_else(|_| refused(format!("it takes longer than {} s", patience.as_secs())))
+            }
+            None => refused(format!("this agent speaks version {VERSION} of its local protocol")),
         };
         let mut line = serde_json::to_vec(&Answered { v: VERSION, answer })?;
         line.push(b'\n');
-        writer.write_all(&line).await
+        tokio::time::timeout(PATIENCE, writer.write_all(&line)).await?
     }
 
     async fn answer(&self, request: Request, caller: Option<u32>) -> Answer {
         match request {
             Request::Status => Answer::Status(Box::new(self.status().await)),
             Request::RollBack { component, to, message } => {
-                let who = caller.map_or_else(|| "somebody".to_owned(), |uid| format!("user {uid}"));
-                let message =
-                    if message.is_empty() { format!("by {who}") } else { format!("{message} ({who})") };
+                let message = signed(&message, caller);
                 match self.roll_back(&component, to.as_deref(), message).await {
                     Ok(()) => Answer::RollingBack,
+                    Err(reason) => Answer::Refused(reason),
+                }
+            }
+            Request::Apply { file, component, waive, message } => {
+                let _alone = self.applying.lock().await;
+                let wish = Wish { file, component, waive, message: signed(&message, caller) };
+                match apply::apply(&self.handles, &self.state_dir, &node_platform(), wish).await {
+                    Ok((component, to)) => Answer::Applying { component, to },
                     Err(reason) => Answer::Refused(reason),
                 }
             }
@@ -140,6 +165,12 @@ impl Face {
         tracing::warn!(%component, message, "rollback ordered on the node");
         handle.roll_back(state, message).await
     }
+}
+
+/// What a person says, with who that is.
+fn signed(message: &str, caller: Option<u32>) -> String {
+    let who = caller.map_or_else(|| "somebody".to_owned(), |uid| format!("user {uid}"));
+    if message.is_empty() { format!("by {who}") } else { format!("{message} ({who})") }
 }
 
 /// The one kept state that `text` names: as people see it, or by the beginning of its digest.

@@ -21,10 +21,9 @@ async fn status_and_refusals_come_over_a_private_socket() {
 
     let (_link, seen) = watch::channel(Link::new("controller:7443"));
     let run_dir = dir.path().to_owned();
-    let served =
-        tokio::spawn(
-            async move { serve(&run_dir, Handles::default(), Some("web-01".into()), Some(seen)).await },
-        );
+    let served = tokio::spawn(async move {
+        serve(&run_dir, &run_dir.join("state"), Handles::default(), Some("web-01".into()), Some(seen)).await
+    });
     while !socket_path(dir.path()).exists() {
         tokio::task::yield_now().await;
     }
@@ -38,6 +37,14 @@ async fn status_and_refusals_come_over_a_private_socket() {
     let request = Request::RollBack { component: "web".parse().unwrap(), to: None, message: String::new() };
     let Ok(Answer::Refused(reason)) = ask(dir.path(), request).await else { panic!("not refused") };
     assert_eq!(reason.code, ReasonCode::UnknownComponent);
+
+    // A file that is no bundle is refused, and leaves nothing behind.
+    let file = dir.path().join("file.bundle");
+    std::fs::write(&file, b"#!/bin/sh\n").unwrap();
+    let request = Request::Apply { file, component: None, waive: Vec::new(), message: String::new() };
+    let Ok(Answer::Refused(reason)) = ask(dir.path(), request).await else { panic!("not refused") };
+    assert_eq!(reason.code, ReasonCode::ArchiveHostile, "{reason}");
+    assert!(!dir.path().join("state/apply").exists());
     served.abort();
 }
 

@@ -6,6 +6,7 @@
 pub mod connector;
 mod expired;
 mod facts;
+mod jvms;
 mod logs;
 mod orders;
 mod pump;

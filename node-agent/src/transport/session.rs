@@ -22,7 +22,7 @@ use upfleet_api::{
 };
 use upfleet_domain::id::{ComponentId, UpgradeId};
 
-use super::{Link, Transport, facts, logs::Logs, now, orders::Orders, pump::Pump, renewal};
+use super::{Link, Transport, facts, jvms, logs::Logs, now, orders::Orders, pump::Pump, renewal};
 use crate::component::{Handles, Outgoing, Snapshot};
 
 /// How long the controller may take to greet.
@@ -99,7 +99,7 @@ impl Session<'_> {
     /// Serves until the session ends, and says why it did.
     pub(super) async fn serve(&self, channel: Channel, pump: &Pump) -> End {
         // Listening begins before the components are asked, so that nothing falls in between.
-        let said = pump.listen();
+        let (said, heard) = (pump.listen(), pump.listen());
         let snapshots = snapshots(self.handles).await;
         let (sender, outbound) = mpsc::channel(64);
         let sender = Sender(sender);
@@ -118,6 +118,7 @@ impl Session<'_> {
         tokio::select! {
             end = self.read(inbound, &sender, &owners, grants) => end,
             () = self.write(said, snapshots, &sender, &owners) => End::Closed,
+            () = jvms::tell(self.handles, heard, &sender) => End::Closed,
             () = renewal::keep_fresh(&self.transport.connector, &sender, granted, wished) => End::Closed,
         }
     }
@@ -244,7 +245,7 @@ async fn open(
 }
 
 /// What all components are at this moment; one that is ending is left out.
-async fn snapshots(handles: &Handles) -> Vec<Snapshot> {
+pub(super) async fn snapshots(handles: &Handles) -> Vec<Snapshot> {
     let mut snapshots = Vec::new();
     for handle in handles.all() {
         snapshots.extend(handle.snapshot().await);
