@@ -21,7 +21,7 @@ use super::{
     client::Client,
     failure::{Failure, Result},
     file,
-    render::{bytes, id},
+    render::bytes,
     resource,
 };
 use crate::exit::Exit;
@@ -101,13 +101,7 @@ async fn fetch(client: &Client, name: &str) -> Result<Brought> {
 }
 
 /// Writes beside the name and renames: nobody meets half a bundle.
-async fn write(
-    app: &App,
-    client: &Client,
-    index: &Bundle,
-    releases: &[Brought],
-    path: &Path,
-) -> Result<u64> {
+async fn write(app: &App, client: &Client, index: &Bundle, releases: &[Brought], path: &Path) -> Result<u64> {
     let io = |error: std::io::Error| Failure::io("write", path, &error);
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let aside = tempfile::tempdir_in(dir).map_err(io)?;
@@ -216,8 +210,8 @@ pub(super) async fn publish(app: &App, client: &Client, release: &Brought) -> Re
     };
     let answer = client.releases().create_release(request).await;
     let name = format!("{}@{}", release.manifest.component, release.manifest.version);
-    let answer = answer
-        .map_err(|status| Failure::from(status).while_trying(format!("could not publish `{name}`")))?;
+    let answer =
+        answer.map_err(|status| Failure::from(status).while_trying(format!("could not publish `{name}`")))?;
     Ok(answer.into_inner().release.unwrap_or_default())
 }
 

@@ -42,6 +42,11 @@ pub(crate) fn facts(path: &Path) -> Result<Facts> {
     Ok(facts)
 }
 
+/// What `facts` says, of bytes that are at hand.
+pub(super) fn of_bytes(bytes: &[u8]) -> Facts {
+    read(bytes).expect("bytes at hand can be read")
+}
+
 /// SHA-256 and length of a file, which may be empty.
 pub(super) fn digest(path: &Path) -> Result<(Digest, u64)> {
     let failed = |error: io::Error| Failure::io("read", path, &error);

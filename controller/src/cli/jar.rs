@@ -67,7 +67,7 @@ fn unpack(
         if entry.is_dir() {
             continue;
         }
-        let path = entry.name().to_owned();
+        let path = entry.name().map_err(|error| error.to_string())?.into_owned();
         let mut bytes = Vec::new();
         let read = (&mut entry).take(*budget + 1).read_to_end(&mut bytes);
         let count = read.map_err(|error| format!("{path}: {error}"))? as u64;
@@ -81,7 +81,8 @@ fn unpack(
     }
     jars.push(JarContents { name, entries });
     for (name, bytes) in nested {
-        unpack(Cursor::new(bytes), name.clone(), jars, budget).map_err(|problem| format!("{name}: {problem}"))?;
+        unpack(Cursor::new(bytes), name.clone(), jars, budget)
+            .map_err(|problem| format!("{name}: {problem}"))?;
     }
     Ok(())
 }
@@ -107,7 +108,10 @@ fn directory(
         let bytes = fs::read(entry.path()).map_err(|error| Failure::io("read", &entry.path(), &error))?;
         *budget = budget.checked_sub(bytes.len() as u64).unwrap_or(0);
         if *budget == 0 || entries.len() >= MAX_FILES {
-            return Err(Failure::usage(format!("`{}` is too large for a directory of classes", path.display())));
+            return Err(Failure::usage(format!(
+                "`{}` is too large for a directory of classes",
+                path.display()
+            )));
         }
         entries.insert(below, bytes);
     }

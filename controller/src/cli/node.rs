@@ -1,6 +1,6 @@
 //! `upfleet node`: the machines of the fleet.
 
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 use upfleet_api::v1;
 
 use super::{
@@ -91,7 +91,7 @@ pub(super) enum Command {
 
 /// Which JVMs.
 #[derive(Args, Debug)]
-#[group(id = "where", required = true, multiple = false, args = ["node", "selector", "all"])]
+#[command(group(ArgGroup::new("where").required(true).args(["node", "selector", "all"])))]
 pub(super) struct JvmsArgs {
     /// The node.
     node: Option<String>,

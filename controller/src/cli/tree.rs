@@ -57,9 +57,9 @@ fn collect(dir: &Path, prefix: &str, entries: &mut Vec<FileEntry>) -> Result<()>
     for entry in names {
         let path = entry.path();
         let name = entry.file_name();
-        let name = name.to_str().ok_or_else(|| {
-            Failure::usage(format!("`{}` has a name that is not UTF-8", path.display()))
-        })?;
+        let name = name
+            .to_str()
+            .ok_or_else(|| Failure::usage(format!("`{}` has a name that is not UTF-8", path.display())))?;
         let below = format!("{prefix}{name}");
         let metadata = fs::symlink_metadata(&path).map_err(|error| Failure::io("read", &path, &error))?;
         if metadata.is_dir() {

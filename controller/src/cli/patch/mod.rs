@@ -7,10 +7,18 @@ use clap::Subcommand;
 use super::{app::App, failure::Result};
 use crate::exit::Exit;
 
+mod make;
+mod publish;
 mod query;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
+    /// Make a patch from classes, or from the difference between two builds; talks to nobody.
+    Build(Box<make::BuildArgs>),
+    /// Say beforehand what would go wrong with a patch; talks to nobody.
+    Lint(make::LintArgs),
+    /// Publish a patch that was built: upload its jar, store its manifest.
+    Publish(publish::PublishArgs),
     /// List patches: what they fix, and how many nodes have them.
     List(query::ListArgs),
     /// Show a patch: its classes, what it fixes, what it is built on, whether it can be applied live.
@@ -25,6 +33,9 @@ pub(super) enum Command {
 
 pub(super) async fn run(app: &App, command: Command) -> Result<Exit> {
     match command {
+        Command::Build(args) => make::build(app, &args),
+        Command::Lint(args) => make::lint(app, &args),
+        Command::Publish(args) => publish::publish(app, &args).await,
         Command::List(args) => query::list(app, args).await,
         Command::Info(args) => query::info(app, &args).await,
         Command::Stack(args) => query::stack(app, &args).await,

@@ -22,7 +22,7 @@ pub use fix::{fix_table, patch_table};
 pub use jvm::jvm_table;
 pub use line::{rollout_line, upgrade_line};
 pub use node::{node_details, node_table, upgrade_state};
-pub use patch::{patch_contents, patch_details};
+pub use patch::{findings, patch_contents, patch_details};
 pub use plan::plan;
 pub use rollout::{Model, rollout_details, rollout_table, summary};
 pub use stack::{history_table, stack_table};

@@ -1,7 +1,10 @@
 //! One patch at length: what it fixes, its classes, what it is built on, whether it can be applied live.
 
 use upfleet_api::v1;
-use upfleet_domain::patch::{BaseRange, PatchSpec, PatchedClass};
+use upfleet_domain::patch::{
+    BaseRange, PatchSpec, PatchedClass,
+    finding::{Finding, Severity},
+};
 
 use super::{Paint, bytes, date, hex, id};
 
@@ -76,6 +79,24 @@ pub fn patch_contents(spec: &PatchSpec, paint: Paint) -> String {
     list("classes", spec.classes.iter().map(class).collect());
     list("left over", spec.removed.clone());
     list("resources", spec.resources.iter().map(|resource| resource.name.clone()).collect());
+    text
+}
+
+/// What was found wrong or odd with a patch, what would not work first.
+#[must_use]
+pub fn findings(findings: &[Finding], paint: Paint) -> String {
+    if findings.is_empty() {
+        return format!("{:<12} no findings\n", "lint");
+    }
+    let mut text = String::new();
+    for (index, finding) in findings.iter().enumerate() {
+        let key = if index == 0 { "lint" } else { "" };
+        let word = match finding.severity {
+            Severity::Error => paint.bad("error"),
+            Severity::Warning => paint.warn("warning"),
+        };
+        text.push_str(&format!("{key:<12} {word} {}: {}\n", finding.rule, finding.text));
+    }
     text
 }
 
