@@ -53,8 +53,11 @@ impl Apply {
             config.components.iter().map(|c| (c.name.clone(), known(&c.name))).collect();
         match local::call(&config.run_dir, request) {
             Ok(Answer::Applying { component, to }) => {
-                let before = before.iter().find(|(name, _)| *name == component).map_or(0, |(_, count)| *count);
-                println!("Applying {to} to {component}; it is held until: upfleet node release NODE {component}");
+                let before =
+                    before.iter().find(|(name, _)| *name == component).map_or(0, |(_, count)| *count);
+                println!(
+                    "Applying {to} to {component}; it is held until: upfleet node release NODE {component}"
+                );
                 self.wait(&config, &component, &to, before)
             }
             Ok(Answer::Refused(reason)) => {

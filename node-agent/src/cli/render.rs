@@ -98,7 +98,8 @@ pub(super) fn columns(headings: &[&str], rows: Vec<Vec<String>>) -> String {
 /// Day and time in UTC: `2026-11-23 10:31:02Z`.
 pub(super) fn date(time: Time) -> String {
     let seconds = time.0.div_euclid(1000);
-    let moment = time::OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(time::OffsetDateTime::UNIX_EPOCH);
+    let moment =
+        time::OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(time::OffsetDateTime::UNIX_EPOCH);
     let (h, m, s) = (moment.hour(), moment.minute(), moment.second());
     format!("{} {h:02}:{m:02}:{s:02}Z", moment.date())
 }

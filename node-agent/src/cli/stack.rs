@@ -31,7 +31,8 @@ impl Show {
         let mut components = status::gather(&config)?.components;
         match &self.component {
             Some(wanted) => components.retain(|found| found.inventory.component == *wanted),
-            None => components.retain(|found| found.inventory.patchable || !found.inventory.current.layers.is_empty()),
+            None => components
+                .retain(|found| found.inventory.patchable || !found.inventory.current.layers.is_empty()),
         }
         if let (Some(wanted), true) = (&self.component, components.is_empty()) {
             let error = anyhow::anyhow!("nothing is known of `{wanted}`");
@@ -56,7 +57,9 @@ fn shown(found: &ComponentStatus, releases: &[VerifiedRelease], now: Time) -> St
     let inventory = &found.inventory;
     let proof = inventory.proof.as_ref();
     let known = match proof {
-        Some(proof) => format!("{}, pid {}, asked {} ago", proof.mechanism, proof.pid, span(now.since(proof.time))),
+        Some(proof) => {
+            format!("{}, pid {}, asked {} ago", proof.mechanism, proof.pid, span(now.since(proof.time)))
+        }
         None if inventory.current.layers.is_empty() => "no patches".to_owned(),
         None => "the JVM has not said what is in force".to_owned(),
     };
@@ -77,9 +80,9 @@ fn shown(found: &ComponentStatus, releases: &[VerifiedRelease], now: Time) -> St
 
 fn row(layer: &Layer, proof: Option<&Proof>, releases: &[VerifiedRelease]) -> Vec<String> {
     let manifest = releases.iter().find(|release| release.digest() == layer.release.manifest);
-    let fixes = manifest.and_then(|release| release.manifest().patch.as_ref()).map(|patch| {
-        patch.fixes.iter().map(|fix| fix.id.as_str()).collect::<Vec<_>>().join(", ")
-    });
+    let fixes = manifest
+        .and_then(|release| release.manifest().patch.as_ref())
+        .map(|patch| patch.fixes.iter().map(|fix| fix.id.as_str()).collect::<Vec<_>>().join(", "));
     let mut state = if layer.retired { "retired" } else { "active" }.to_owned();
     if !layer.contains.is_empty() {
         let numbers: Vec<String> = layer.contains.iter().map(ToString::to_string).collect();

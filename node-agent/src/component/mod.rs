@@ -22,8 +22,8 @@ use std::{
 };
 
 pub use exclusive::Exclusives;
-use offers::Brought;
 pub use manifests::known_releases;
+use offers::Brought;
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinHandle,

@@ -46,9 +46,9 @@ pub(super) async fn apply(
     wish: Wish,
 ) -> Result<(ComponentId, ComponentState), Reason> {
     let aside = state_dir.join("apply").join(uuid::Uuid::new_v4().to_string());
-    let (file, wanted, to, platform) = (wish.file.clone(), wish.component.clone(), aside.clone(), platform.clone());
-    let unpacked =
-        tokio::task::spawn_blocking(move || unpack(&file, wanted.as_ref(), &to, &platform)).await;
+    let (file, wanted, to, platform) =
+        (wish.file.clone(), wish.component.clone(), aside.clone(), platform.clone());
+    let unpacked = tokio::task::spawn_blocking(move || unpack(&file, wanted.as_ref(), &to, &platform)).await;
     let unpacked = unpacked.unwrap_or_else(|_| Err(Reason::new(ReasonCode::AgentEnding)));
     let applied = match unpacked {
         Ok(unpacked) => offer(handles, state_dir, unpacked, &wish).await,
@@ -112,9 +112,9 @@ fn unpack(
     DirBuilder::new().recursive(true).mode(0o700).create(aside).map_err(at("create", aside))?;
     let mut artifacts = Vec::new();
     loop {
-        let needed = reader.upcoming().filter(|piece| {
-            releases.iter().any(|release| release.reference.artifact == piece.sha256)
-        });
+        let needed = reader
+            .upcoming()
+            .filter(|piece| releases.iter().any(|release| release.reference.artifact == piece.sha256));
         let read = match needed {
             None => reader.artifact(&mut io::sink()),
             Some(piece) => {
@@ -222,7 +222,8 @@ fn plan(
     let patches: Vec<ReleaseRef> =
         releases.iter().filter(is_patch).map(|release| release.reference.clone()).collect();
     let bases: Vec<&Release> = releases.iter().filter(|release| !is_patch(release)).collect();
-    let installed = |base: &Release| matches!(&current.base, Base::Release(r) if r.manifest == base.reference.manifest);
+    let installed =
+        |base: &Release| matches!(&current.base, Base::Release(r) if r.manifest == base.reference.manifest);
     let base = match bases[..] {
         [] => None,
         // What runs already need not be installed: its patches go on it.
@@ -230,7 +231,9 @@ fn plan(
         [base] => Some(base),
         _ => {
             let problem = "the file has more than one base release of the component";
-            return Err(Reason::new(ReasonCode::InvalidArgument).with("field", "file").with("problem", problem));
+            return Err(Reason::new(ReasonCode::InvalidArgument)
+                .with("field", "file")
+                .with("problem", problem));
         }
     };
     let Some(base) = base else {

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use tokio::sync::broadcast;
 use upfleet_api::{
-    convert::MAX_JVMS,
+    convert::jvm::MAX_JVMS,
     v1::{self, session_request::Message},
 };
 use upfleet_domain::{jvm::Jvm, upgrade::UpgradeState};
@@ -37,9 +37,10 @@ pub(super) async fn tell(handles: &Handles, mut said: broadcast::Receiver<Outgoi
 }
 
 async fn look(handles: &Handles) -> Vec<Jvm> {
-    let supervised = snapshots(handles).await.into_iter().filter_map(|snapshot| {
-        Some((snapshot.inventory.component.to_string(), snapshot.inventory.pid?))
-    });
+    let supervised = snapshots(handles)
+        .await
+        .into_iter()
+        .filter_map(|snapshot| Some((snapshot.inventory.component.to_string(), snapshot.inventory.pid?)));
     let supervised: BTreeMap<String, u32> = supervised.collect();
     // A task that panicked has found nothing.
     tokio::task::spawn_blocking(move || jvm::inventory(&supervised)).await.unwrap_or_default()
