@@ -29,6 +29,7 @@ use upfleet_domain::{
     patch::{
         BaseRange, Fix, JarContents, PatchSpec,
         finding::{Finding, Severity},
+        lint::{Subject, lint as judge},
         make::{Below, Build, Made, Recipe, Source, make},
     },
     release::{FORMAT, Kind, Manifest, Platform, parse_manifest},
@@ -294,10 +295,15 @@ fn given(path: &Path) -> Result<JarContents> {
     Ok(jar)
 }
 
+/// What was noticed while making it, and what the rules say against each build that it is for; the worst first.
 fn lint_made(made: &Made, bases: &[Build], below: &[Below<'_>], java: Option<u16>) -> Vec<Finding> {
-    let _ = (bases, below, java);
+    let patch = JarContents { name: "the patch".to_owned(), entries: made.entries.clone() };
     let mut all = made.findings.clone();
-    all.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
+    for application in bases {
+        all.extend(judge(&Subject { patch: &patch, spec: Some(&made.spec), application, below, java }));
+    }
+    all.sort_by(|a, b| b.severity.cmp(&a.severity).then_with(|| a.cmp(b)));
+    all.dedup();
     all
 }
 
