@@ -24,6 +24,7 @@ use crate::{
 };
 
 mod agents;
+mod stacks;
 
 fn anna() -> Principal {
     Principal::User { user: "anna".parse().unwrap(), role: Role::Operator }

@@ -20,8 +20,10 @@ use crate::{
     tls::{Door, incoming},
 };
 
-/// The largest message of a call or a session, in bytes.
+/// The largest message of a call, in bytes.
 const MESSAGE: usize = 1024 * 1024;
+/// The largest message of an agent: a Hello with what many JVMs say of their stacks, or the JVMs of a node.
+const AGENT_MESSAGE: usize = 4 * 1024 * 1024;
 /// The largest message that carries bytes: a piece of 1 MiB, or a manifest of 1 MiB with its signatures.
 const CONTENT_MESSAGE: usize = 2 * 1024 * 1024;
 /// The largest message on the enrollment listener.
@@ -68,7 +70,7 @@ fn services(operations: Operations) -> Routes {
     drop(reporter);
     let mut routes = Routes::builder();
     routes
-        .add_service(AgentServiceServer::new(api.clone()).max_decoding_message_size(MESSAGE))
+        .add_service(AgentServiceServer::new(api.clone()).max_decoding_message_size(AGENT_MESSAGE))
         .add_service(ArtifactServiceServer::new(api.clone()).max_decoding_message_size(CONTENT_MESSAGE))
         .add_service(NodeServiceServer::new(api.clone()).max_decoding_message_size(MESSAGE))
         .add_service(PatchServiceServer::new(api.clone()).max_decoding_message_size(MESSAGE))

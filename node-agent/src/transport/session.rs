@@ -29,8 +29,8 @@ use crate::component::{Handles, Outgoing, Snapshot};
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Byte progress of an upgrade is sent at most this often.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
-/// An order carries a manifest of up to 1 MiB, and signatures.
-const MAX_MESSAGE: usize = 4 * 1024 * 1024;
+/// An order carries a manifest of up to 1 MiB and those of its layers, with signatures.
+const MAX_MESSAGE: usize = 32 * 1024 * 1024;
 
 /// Why a session ended.
 #[derive(Debug)]

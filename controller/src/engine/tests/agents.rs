@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use upfleet_domain::{
     digest::Digest,
+    jvm::{ClassProof, Mechanism, Proof, Standing},
     order::{DesiredState, Generation, Target},
     reason::Reason,
     release::{ArtifactRef, FORMAT, Kind, Manifest, Platform},
     report::{ComponentInventory, UpgradeReport},
     rollout::Rollout,
-    state::ReleaseRef,
+    state::{Base, Layer, ReleaseRef},
     time::Time,
     upgrade::{Phase, UpgradeState},
 };
@@ -33,9 +34,15 @@ pub struct Agents {
     most: AtomicUsize,
     swaps: Mutex<BTreeMap<NodeId, Vec<UpgradeId>>>,
     installed: Mutex<BTreeMap<NodeId, ComponentState>>,
+    orders: Mutex<Vec<DesiredState>>,
 }
 
 impl Agents {
+    /// What was ordered, in the order it was obeyed.
+    pub fn orders(&self) -> Vec<DesiredState> {
+        lock(&self.orders).clone()
+    }
+
     pub fn most_down(&self) -> usize {
         self.most.load(Ordering::SeqCst)
     }
@@ -64,7 +71,7 @@ impl Drop for World {
     }
 }
 
-fn platform() -> Platform {
+pub fn platform() -> Platform {
     Platform { os: "linux".into(), arch: "amd64".into() }
 }
 
@@ -101,19 +108,19 @@ pub fn new() -> ComponentState {
     })
 }
 
-fn release() -> Change {
-    let manifest = manifest();
+/// Publishes a release.
+pub fn publish(manifest: Manifest) -> Change {
     let bytes = manifest.to_bytes();
     Change::CreateRelease(ReleaseRecord {
         component: manifest.component,
         version: manifest.version,
-        sequence: 2,
+        sequence: manifest.sequence,
         digest: Digest::of(&bytes),
         manifest: bytes,
         signatures: vec![],
-        kind: Kind::Binary,
-        patch_number: None,
-        fixes: vec![],
+        kind: manifest.kind,
+        patch_number: manifest.patch.as_ref().map(|patch| patch.number),
+        fixes: manifest.patch.map_or(manifest.fixes, |patch| patch.fixes),
         notes: String::new(),
         artifacts: manifest.artifacts,
         created: Time(1),
@@ -122,10 +129,10 @@ fn release() -> Change {
     })
 }
 
-fn inventory() -> ComponentInventory {
+fn inventory(current: ComponentState) -> ComponentInventory {
     ComponentInventory {
         component: "web".parse().unwrap(),
-        current: old(),
+        current,
         previous: None,
         kept: vec![],
         kept_digests: vec![],
@@ -144,11 +151,11 @@ fn inventory() -> ComponentInventory {
         failed: vec![],
         proof: None,
         alarms: Vec::new(),
-        patchable: false,
+        patchable: true,
     }
 }
 
-fn node(id: &NodeId) -> Vec<Change> {
+fn node(id: &NodeId, current: &ComponentState) -> Vec<Change> {
     let record = NodeRecord {
         id: id.clone(),
         uid: id.to_string(),
@@ -167,22 +174,28 @@ fn node(id: &NodeId) -> Vec<Change> {
     vec![
         Change::PutNode { node: record, expected: Expected::Absent },
         Change::OpenSession { node: id.clone(), session, platform: Some(platform()), facts: BTreeMap::new() },
-        Change::PutComponent { node: id.clone(), inventory: inventory(), changed: None },
+        Change::PutComponent { node: id.clone(), inventory: inventory(current.clone()), changed: None },
     ]
 }
 
 impl World {
     pub async fn new(fates: &[Fate]) -> Self {
+        Self::running(&old(), vec![], fates).await
+    }
+
+    /// Nodes that all run `current`, with more releases than the one.
+    pub async fn running(current: &ComponentState, releases: Vec<Manifest>, fates: &[Fate]) -> Self {
         // On disk: a store in memory goes with its one connection, which a killed reader takes along.
         let dir = tempfile::tempdir().unwrap();
         let store: Arc<dyn Store> = Arc::new(SqliteStore::open(dir.path()).await.unwrap());
         let clock = Clock::System;
         let (agents, stop) = (Arc::new(Agents::default()), CancellationToken::new());
-        store.commit(vec![release()]).await.unwrap();
+        let releases = releases.into_iter().chain([manifest()]).map(publish);
+        store.commit(releases.collect()).await.unwrap();
         for (index, fate) in fates.iter().enumerate() {
             let id: NodeId = format!("n{index:02}").parse().unwrap();
-            store.commit(node(&id)).await.unwrap();
-            lock(&agents.installed).insert(id.clone(), old());
+            store.commit(node(&id, current)).await.unwrap();
+            lock(&agents.installed).insert(id.clone(), current.clone());
             let agent = Agent { store: store.clone(), agents: agents.clone(), id, fate: *fate, sequence: 0 };
             tokio::spawn(stop.clone().run_until_cancelled_owned(agent.run()));
         }
@@ -207,6 +220,23 @@ impl World {
             Err(_) => panic!("still {:?}", self.rollouts.rollout(id).await),
         }
     }
+}
+
+/// What a JVM with these layers says.
+fn proof(layers: &[Layer]) -> Proof {
+    let class = |layer: &Layer| ClassProof {
+        class: format!("com.acme.C{}", layer.number),
+        number: layer.number,
+        standing: Standing::Proved,
+        loader: "app".into(),
+        source: None,
+        original: None,
+        expected: layer.release.artifact,
+        mechanism: Mechanism::JavaAgent,
+        problem: String::new(),
+    };
+    let classes = layers.iter().map(class).collect();
+    Proof { pid: 7, mechanism: Mechanism::JavaAgent, classes, alarms: vec![], time: Time(1) }
 }
 
 struct Agent {
@@ -241,9 +271,12 @@ impl Agent {
 
     async fn obey(&mut self, desired: &DesiredState) {
         self.sequence = 0;
+        lock(&self.agents.orders).push(desired.clone());
         let from = lock(&self.agents.installed)[&self.id].clone();
         let to = match &desired.target {
-            Target::Install(release) => ComponentState::release(release.clone()),
+            Target::Install(release) => {
+                ComponentState { base: Base::Release(release.clone()), layers: desired.layers.clone() }
+            }
             Target::Stack(base) => ComponentState { base: base.clone(), layers: desired.layers.clone() },
             Target::Restore(state) => state.clone(),
             Target::Stay => return self.say(desired, UpgradeState::Ended(Outcome::Cancelled)).await,
@@ -258,13 +291,21 @@ impl Agent {
         lock(&self.agents.installed).insert(self.id.clone(), to.clone());
         self.say(desired, UpgradeState::Active(Phase::Activating)).await;
         self.say(desired, UpgradeState::Active(Phase::Probing)).await;
-        let bad = self.fate == Fate::Bad && to == new();
+        let bad = self.fate == Fate::Bad && !matches!(desired.target, Target::Restore(_));
         if bad {
             self.say(desired, UpgradeState::Active(Phase::RollingBack)).await;
-            lock(&self.agents.installed).insert(self.id.clone(), from);
+            lock(&self.agents.installed).insert(self.id.clone(), from.clone());
         }
         self.agents.down.fetch_sub(1, Ordering::SeqCst);
         let outcome = if bad { Outcome::RolledBack } else { Outcome::Succeeded };
+        let current = lock(&self.agents.installed)[&self.id].clone();
+        let mut inventory = inventory(current);
+        inventory.kept = vec![from];
+        inventory.upgrade.clone_from(&desired.upgrade);
+        inventory.upgrade_state = Some(UpgradeState::Ended(outcome));
+        inventory.generation = desired.generation;
+        let put = Change::PutComponent { node: self.id.clone(), inventory, changed: None };
+        self.store.commit(vec![put]).await.unwrap();
         self.say(desired, UpgradeState::Ended(outcome)).await;
     }
 
@@ -282,7 +323,7 @@ impl Agent {
             current: Some(lock(&self.agents.installed)[&self.id].clone()),
             running: None,
             evidence: None,
-            proof: None,
+            proof: state.outcome().map(|_| proof(&desired.layers)),
             reload: None,
         };
         let change = Change::RecordReport { node: self.id.clone(), report: Box::new(report), time: Time(1) };
