@@ -150,10 +150,7 @@ async fn a_patch_that_rolls_back_on_three_nodes_is_quarantined_and_its_base_is_n
     let world = world(&[Fate::Bad; 3]).await;
     let engine = engine(&world);
     let all = upfleet_domain::rollout::Budget { limit: NodeCount::Percent(100), minimum_sample: 1 };
-    let bears = Policy {
-        budgets: [(upfleet_domain::rollout::Cause::Probe, all)].into(),
-        ..policy(&[9], 3)
-    };
+    let bears = Policy { budgets: [(upfleet_domain::rollout::Cause::Probe, all)].into(), ..policy(&[9], 3) };
     let id = change(&world, stack(&["p1"], false), bears).await;
     assert_eq!(world.until(&id, State::is_terminal).await.state, State::SucceededWithFailures);
     let nodes = |name: &'static [u8]| {

@@ -4,4 +4,5 @@ mod agents;
 mod calls;
 mod enroll;
 mod logs;
+mod patches;
 mod support;

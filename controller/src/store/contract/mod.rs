@@ -4,6 +4,7 @@ mod content;
 pub(crate) mod fixtures;
 mod fleet;
 mod rollouts;
+mod stacks;
 mod writes;
 
 use std::sync::Arc;
@@ -48,4 +49,6 @@ contract! {
     rollouts: revisions_are_gapless_and_per_rollout, reports_are_recorded_once_and_in_order,
         an_ended_upgrade_stays_ended_unless_presumed, stale_rollouts_and_upgrades_are_refused,
         a_refusal_ends_what_has_not_begun, lists_are_paged_and_filtered;
+    stacks: a_patch_number_is_of_one_release, each_component_is_visited_once, what_is_wrong_is_counted,
+        jvms_are_replaced_as_a_whole, history_has_each_attempt_and_each_change_by_hand;
 }
