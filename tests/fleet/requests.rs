@@ -51,14 +51,14 @@ async fn a_plan_that_drifted_is_refused() {
 }
 
 #[tokio::test]
-async fn changes_of_later_versions_say_that_they_are_not_there() {
+async fn a_stack_that_is_empty_already_is_no_plan() {
     let fleet = Fleet::default().start().await;
     let mut spec = fleet.spec("1.1.0");
     spec.change = Some(v1::rollout_spec::Change::Stack(v1::StackChange { none: true, ..Default::default() }));
     let status = fleet.api.create(spec).await.unwrap_err();
-    assert_eq!(status.code(), Code::Unimplemented);
+    assert_eq!(status.code(), Code::FailedPrecondition);
     let reason = upfleet_api::reason::from_status(&status).expect("every error carries its reason");
-    assert_eq!(reason.code.as_str(), "NOT_IMPLEMENTED");
+    assert_eq!(reason.code.as_str(), "EMPTY_PLAN");
 }
 
 #[tokio::test]
