@@ -25,7 +25,7 @@ pub enum Start {
 pub struct MainJar {
     /// `Main-Class`.
     pub main_class: Option<String>,
-    /// `Loader-Path`, of Spring Boot.
+    /// `LOADER_PATH` of the environment or `Loader-Path`, of Spring Boot.
     pub loader_path: Option<String>,
     /// What else has an effect only in the jar that is run: name and value.
     pub launcher: Vec<(String, String)>,
@@ -81,6 +81,8 @@ pub struct Boot {
     pub package: String,
     /// The class of it that is run.
     pub launcher: String,
+    /// What the operator put on the loader's path; its own launchers but `PropertiesLauncher` have none.
+    pub loader_path: Option<String>,
 }
 
 /// What was chosen.
@@ -161,8 +163,16 @@ fn boot(facts: &Facts) -> Option<Boot> {
     let (package, launcher) = named?.rsplit_once('.')?;
     let known =
         matches!(package, "org.springframework.boot.loader" | "org.springframework.boot.loader.launch");
-    (known && launcher.ends_with("Launcher"))
-        .then(|| Boot { package: package.to_owned(), launcher: launcher.to_owned() })
+    let said = match &facts.start {
+        Start::Java(command) => command.prefixed("-Dloader.path=").map(|(path, _)| path.to_owned()),
+        Start::Script(_) | Start::Elsewhere => None,
+    };
+    let path = said.or_else(|| facts.jar.as_ref()?.loader_path.clone());
+    (known && launcher.ends_with("Launcher")).then(|| Boot {
+        package: package.to_owned(),
+        launcher: launcher.to_owned(),
+        loader_path: path.filter(|path| launcher == "PropertiesLauncher" && !path.is_empty()),
+    })
 }
 
 /// The module of the patched classes.
@@ -288,7 +298,9 @@ fn pathing_jar(facts: &Facts, boot: Option<&Boot>) -> Option<String> {
         return Some("it stands in for the jar of `java -jar`, which this command is not".to_owned());
     }
     let main = facts.jar.as_ref().and_then(|jar| jar.main_class.as_ref());
-    main.is_none().then(|| "the application's jar names no Main-Class".to_owned())
+    // Java takes the name after `-jar` for a whole class path.
+    let problem = main.is_none().then(|| "the application's jar names no Main-Class".to_owned());
+    problem.or_else(|| listed(facts, ':'))
 }
 
 fn properties_launcher(facts: &Facts, boot: Option<&Boot>) -> Option<String> {

@@ -66,8 +66,7 @@ pub fn options(start: &Start, choice: &Choice, java: Option<u16>, set: &SetPaths
             }
         }
         Mechanism::PropertiesLauncher => {
-            let own = command.and_then(|command| command.prefixed("-Dloader.path="));
-            let own = own.map(|(path, _)| path.to_owned()).into_iter().collect();
+            let own = choice.boot.as_ref().and_then(|boot| boot.loader_path.clone()).into_iter().collect();
             options.push(format!("-Dloader.path={}", joined(own, ",")));
             if let Some(Main::Jar(jar)) = command.map(|command| &command.main) {
                 options.extend(["-cp".to_owned(), jar.clone()]);

@@ -52,6 +52,28 @@ fn dir(files: &[(&str, &str)]) -> tempfile::TempDir {
 }
 
 #[test]
+fn patches_need_a_jvm_that_can_take_them() {
+    let text =
+        format!("{FULL}\n[component.jvm]\nmechanism = \"class-path\"\nclass_path = [\"/opt/lib/a.jar\"]");
+    let config = Config::load(dir(&[(MAIN_FILE, &text)]).path()).unwrap();
+    let jvm = config.components[0].jvm.as_ref().unwrap();
+    assert_eq!(jvm.mechanism.mechanism().unwrap().as_str(), "class-path");
+    assert_eq!((jvm.live, jvm.options_variable.as_str()), (true, "JDK_JAVA_OPTIONS"));
+    for (text, words) in [
+        ("mechanism = \"java-agent\"\njava_agents = \"forbidden\"", "jvm.java_agents forbids"),
+        ("mechanism = \"patch-module\"", "jvm.module"),
+        ("options_variable = \"A=B\"", "not a variable's name"),
+        ("module = \"a/b\"", "not a module's name"),
+        ("class_path = [\"lib/a.jar\"]", "relative"),
+        ("class_path = [\"/opt/lib/*\"]", "name each jar by itself"),
+        ("mechanism = \"live\"", "live"),
+        ("novel = 1", "novel"),
+    ] {
+        refused(&component(&format!("[component.jvm]\n{text}")), &[words]);
+    }
+}
+
+#[test]
 fn a_full_file_is_read() {
     let dir = dir(&[(MAIN_FILE, FULL)]);
     let config = Config::load(dir.path()).unwrap();

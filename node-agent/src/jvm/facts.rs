@@ -84,17 +84,21 @@ pub fn feature(version: &str) -> Option<u16> {
 
 /// The jar that is run, or the component itself where that can't be told, and what it says.
 #[must_use]
-pub fn main_jar(config: &ComponentConfig, file: &Path, start: &Start, cwd: &Path) -> Option<MainJar> {
+pub fn main_jar(config: &ComponentConfig, file: &Path, start: &Start, launch: &Launch) -> Option<MainJar> {
     let path = match start {
         Start::Java(command) => match &command.main {
-            Main::Jar(jar) => cwd.join(jar),
-            _ => return None,
+            Main::Jar(jar) => launch.cwd.join(jar),
+            // Spring Boot's launcher by its class: what it reads is the first of the class path.
+            Main::Class(_) => launch.cwd.join(command.class_path_entries().first()?),
+            Main::Module { .. } | Main::Source(_) => return None,
         },
         Start::Script(_) | Start::Elsewhere => config.path.clone(),
     };
     let path = if path == config.path { file.to_owned() } else { path };
     let jar = Jar::open(&path).ok()?;
-    Some(of_manifest(jar.manifest()))
+    let mut found = of_manifest(jar.manifest());
+    found.loader_path = launch.env.get("LOADER_PATH").cloned().or(found.loader_path);
+    Some(found)
 }
 
 fn of_manifest(manifest: &Manifest) -> MainJar {

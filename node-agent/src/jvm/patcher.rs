@@ -110,6 +110,12 @@ impl Patcher {
         let notes = judge(change.layers, change.known, change.base, &application, choice.mechanism)?;
         if change.live {
             self.live_permitted(change, running.as_ref())?;
+        } else if let Some(jvm) = &running
+            && self.config.run.mode == RunMode::None
+            && self.config.reload.is_none()
+        {
+            let problem = format!("process {} would run on with its old classes", jvm.pid);
+            return Err(Reason::new(ReasonCode::RestartNeeded).with("problem", problem));
         }
         Ok(notes)
     }
@@ -165,7 +171,7 @@ impl Patcher {
         let Some(current) = current.filter(|current| !none(&current.layers)) else { return Ok(base) };
         let java = facts::java(&base);
         let start = facts::start(&self.config, &base, java)?;
-        let jar = facts::main_jar(&self.config, &self.config.path, &start, &base.cwd);
+        let jar = facts::main_jar(&self.config, &self.config.path, &start, &base);
         let stacks = self.place.stacks().display().to_string();
         let facts = Facts { start, java, jar, stacks, patches: Vec::new() };
         let wishes = Wishes { mechanism: Some(current.mechanism), ..self.wishes() };
@@ -271,7 +277,7 @@ impl Patcher {
         let base = self.base_launch();
         let java = facts::java(&base).or_else(|| facts::feature(&running?.java_version));
         let start = facts::start(&self.config, &base, java)?;
-        let jar = facts::main_jar(&self.config, file, &start, &base.cwd);
+        let jar = facts::main_jar(&self.config, file, &start, &base);
         let patches = view.layers.iter().filter(|layer| !layer.retired).map(facts::patch_jar).collect();
         Ok(Facts { start, java, jar, stacks: self.place.stacks().display().to_string(), patches })
     }

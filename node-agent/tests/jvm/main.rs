@@ -7,6 +7,7 @@ mod attach;
 mod discover;
 mod java_jar;
 mod live;
+mod mechanism;
 mod namespaces;
 mod patches;
 mod proof;

@@ -186,7 +186,8 @@ fn names_that_java_takes_apart_are_refused() {
     refused(&below("/opt/a,b", boot_jar("JarLauncher")), Mechanism::PropertiesLauncher, &["`,`"]);
     refused(&below("/opt/a=b", java("java M")), Mechanism::JavaAgent, &["`=`"]);
     accepted(&below("/opt/a:b c,d", java("java M")), Mechanism::JavaAgent);
-    accepted(&below("/opt/a:b c,d=e", jar("com.acme.Main")), Mechanism::PathingJar);
+    accepted(&below("/opt/b c,d=e", jar("com.acme.Main")), Mechanism::PathingJar);
+    refused(&below("/opt/a:b", jar("com.acme.Main")), Mechanism::PathingJar, &["`:`"]);
 }
 
 #[test]

@@ -117,6 +117,15 @@ fn jars_are_exchanged() {
             ),
         );
     }
+    // What JarLauncher had ignored stays without effect.
+    check(
+        Mechanism::PropertiesLauncher,
+        17,
+        Some("org.springframework.boot.loader.JarLauncher"),
+        "java -Dloader.path=inert -jar app.jar",
+        "java -Dloader.path=inert -Dloader.path=/s/10-b.jar,/s/09-a.jar -cp app.jar \
+         org.springframework.boot.loader.PropertiesLauncher",
+    );
     check(
         Mechanism::PropertiesLauncher,
         17,
