@@ -110,12 +110,6 @@ impl Patcher {
         let notes = judge(change.layers, change.known, change.base, &application, choice.mechanism)?;
         if change.live {
             self.live_permitted(change, running.as_ref())?;
-        } else if let Some(jvm) = &running
-            && self.config.run.mode == RunMode::None
-            && self.config.reload.is_none()
-        {
-            let problem = format!("process {} would run on with its old classes", jvm.pid);
-            return Err(Reason::new(ReasonCode::RestartNeeded).with("problem", problem));
         }
         Ok(notes)
     }
