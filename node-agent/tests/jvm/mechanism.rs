@@ -8,4 +8,4 @@ mod sequences;
 mod stacks;
 mod starting;
 
-use app::{App, classes};
+use app::App;

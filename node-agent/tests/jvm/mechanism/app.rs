@@ -185,7 +185,17 @@ impl<'a> App<'a> {
         StackView { set, layers: layers.iter().map(layer).collect(), gone: vec![] }
     }
 
+    /// Whether a stack fits, with a restart.
     pub fn fit(&self, layers: &[Layer]) -> Result<Vec<Reason>, Reason> {
+        self.fits(layers, false)
+    }
+
+    /// Whether it fits, in a running JVM.
+    pub fn fit_live(&self, layers: &[Layer]) -> Result<Vec<Reason>, Reason> {
+        self.fits(layers, true)
+    }
+
+    fn fits(&self, layers: &[Layer], live: bool) -> Result<Vec<Reason>, Reason> {
         let view = self.view(layers);
         self.patcher.fit(&Change {
             layers,
@@ -193,7 +203,7 @@ impl<'a> App<'a> {
             known: &self.known,
             base: None,
             file: None,
-            live: false,
+            live,
             process: None,
         })
     }

@@ -11,7 +11,10 @@ use upfleet_agent::{
 };
 use upfleet_domain::{jvm::Mechanism, reason::ReasonCode};
 
-use super::{App, classes};
+use super::{
+    App,
+    app::{Shipped, class_bytes, classes},
+};
 use crate::support::{AGENT, each_jdk, newest_jdk, wait};
 
 const CLASS_PATH: &str = "mechanism = \"class-path\"\njava_agents = \"forbidden\"";
@@ -145,4 +148,40 @@ fn an_operators_own_script_follows_the_link() {
             assert_eq!(app.patcher.mechanism().unwrap(), Some(mechanism));
         }
     });
+}
+
+/// T36, on the node: what comes or goes has to be possible in a running JVM; what stays does not matter.
+#[test]
+fn a_live_change_needs_patches_that_can_be_live() {
+    let Some(jdk) = newest_jdk("mechanism::a_live_change_needs_patches_that_can_be_live") else { return };
+    let app = |jvm: &str| {
+        let mut app = App::new(jdk, "{java} -cp {path} demo.Main", jvm);
+        app.install(&classes(jdk, "888888"), "\r\n");
+        let original = class_bytes(&classes(jdk, "888888"), "demo.Greeter");
+        let shipped = |greeting| {
+            Shipped::over("demo.Greeter", &original, class_bytes(&classes(jdk, greeting), "demo.Greeter"))
+        };
+        let fixed = app.patch_with(9, &[shipped("PATCH9")], "\r\n", |spec| {
+            spec.live.possible = false;
+            spec.live.problems = vec!["demo.Greeter adds the method total()".to_owned()];
+        });
+        let later = app.greeting_patch(10, "888888", Some("PATCH9"), "PATCH10");
+        (app, fixed, later)
+    };
+    let (app_, fixed, later) = app("");
+    assert_eq!(app_.fit_live(&[later.clone()]), Ok(vec![]));
+    let reason = app_.fit_live(&[fixed.clone()]).unwrap_err();
+    assert!(reason.code == ReasonCode::LiveImpossible && reason.message().contains("total()"), "{reason}");
+    app_.switch(std::slice::from_ref(&fixed));
+    assert!(app_.fit_live(&[later.clone(), fixed.clone()]).is_ok(), "it stays");
+    assert_eq!(
+        app_.fit_live(std::slice::from_ref(&later)).unwrap_err().code,
+        ReasonCode::LiveImpossible,
+        "it goes"
+    );
+    for jvm in ["live = false", "java_agents = \"forbidden\""] {
+        let (app, _, later) = app(jvm);
+        let reason = app.fit_live(&[later]).unwrap_err();
+        assert_eq!(reason.code, ReasonCode::LiveForbidden, "{reason}");
+    }
 }
