@@ -44,7 +44,9 @@ pub fn inventory(components: &BTreeMap<String, u32>) -> Vec<Jvm> {
 pub fn inventory_with(components: &BTreeMap<String, u32>, program: &Path) -> Vec<Jvm> {
     let all = processes::all();
     let running = all.iter().filter(|(_, stat)| stat.is_running());
-    let mut found: Vec<Jvm> = running.filter_map(|(pid, _)| look_at(*pid, program)).collect();
+    let found = running.filter_map(|(pid, stat)| Some((look_at(*pid, program)?, stat.parent)));
+    let mut found: Vec<Jvm> =
+        found.filter(|(jvm, parent)| !process::is_copy(jvm.pid, *parent)).map(|(jvm, _)| jvm).collect();
     for jvm in &mut found {
         jvm.component = component_of(jvm.pid, &all, components);
     }

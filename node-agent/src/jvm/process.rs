@@ -144,14 +144,30 @@ fn words(path: &str) -> Vec<String> {
 /// notifications comes last, or, before there was such a one, that for periodic tasks.
 #[must_use]
 pub fn has_started(pid: u32) -> bool {
-    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return false };
+    is_complete(&threads(pid))
+}
+
+/// Whether it is no JVM of its own but the copy of one that is about to start another program: it has the machine
+/// mapped, and its parent's command line, for a moment.
+#[must_use]
+pub fn is_copy(pid: u32, parent: u32) -> bool {
+    is_copied(&threads(pid), &command_line(pid), &command_line(parent)) && mapped(parent).is_some()
+}
+
+/// Of all threads a copy has only the one that made it.
+fn is_copied(threads: &[String], command: &[String], parents: &[String]) -> bool {
+    threads.len() == 1 && command == parents
+}
+
+/// The names of its threads, in the order in which they were made.
+fn threads(pid: u32) -> Vec<String> {
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
     let threads = threads.filter_map(|thread| {
         let thread = thread.ok()?.path();
         let number: u32 = thread.file_name()?.to_str()?.parse().ok()?;
         Some((number, fs::read_to_string(thread.join("comm")).ok()?.trim_end().to_owned()))
     });
-    // In the order in which they were made.
-    is_complete(&threads.collect::<BTreeMap<_, _>>().into_values().collect::<Vec<_>>())
+    threads.collect::<BTreeMap<_, _>>().into_values().collect()
 }
 
 /// Later JDKs make the thread for periodic tasks first, well before the one that serves the others.
@@ -227,6 +243,14 @@ mod tests {
         assert!(!complete(&["java", "VM Thread", "Signal Dispatch", "Service Thread"]));
         assert!(!complete(&["java", "VM Periodic Tas", "VM Thread", "Service Thread"]), "21 and 25");
         assert!(complete(&["java", "VM Periodic Tas", "VM Thread", "Service Thread", "Notification Th"]));
+    }
+
+    #[test]
+    fn a_copy_is_told_by_its_one_thread_and_its_parents_words() {
+        let (one, two) = (vec!["java".to_owned()], vec!["java".to_owned(), "VM Thread".to_owned()]);
+        let (command, other) = (vec!["java".to_owned(), "Main".to_owned()], vec!["sh".to_owned()]);
+        assert!(is_copied(&one, &command, &command));
+        assert!(!is_copied(&two, &command, &command) && !is_copied(&one, &command, &other));
     }
 
     #[test]
