@@ -141,6 +141,19 @@ mod tests {
     }
 
     #[test]
+    fn the_manifests_of_the_reference_are_manifests() {
+        let page = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/reference/manifest.md");
+        let page = std::fs::read_to_string(page).unwrap();
+        let blocks: Vec<&str> =
+            page.split("```json\n").skip(1).map(|block| block.split("```").next().unwrap()).collect();
+        let kinds: Vec<&str> = blocks
+            .iter()
+            .map(|block| upfleet_domain::release::parse_manifest(block.as_bytes()).unwrap().kind.as_str())
+            .collect();
+        assert_eq!(kinds, ["binary", "files", "patch"]);
+    }
+
+    #[test]
     fn the_pages_are_those_of_this_program() {
         let reference = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/reference");
         for (file, text) in [("cli.md", cli()), ("exit-codes.md", exit_codes())] {

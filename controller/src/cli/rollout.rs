@@ -284,6 +284,7 @@ async fn upgrades(app: &App, rollout: &str) -> Result<Exit> {
         }
         let mut text = table.text(paint);
         if app.is_wide() {
+            upgrades.iter().for_each(|upgrade| text.push_str(&render::proof(upgrade)));
             upgrades.iter().for_each(|upgrade| text.push_str(&evidence(upgrade)));
         }
         text

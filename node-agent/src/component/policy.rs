@@ -35,7 +35,7 @@ pub fn policy(config: &ComponentConfig, platform: &Platform) -> Policy {
         patchable: config.jvm.is_some(),
         live: config.jvm.as_ref().is_some_and(|jvm| jvm.live),
         reload: config.reload.is_some(),
-        allow_local_apply: false,
+        allow_local_apply: config.allow_local_apply,
         prove_every: PROVE_EVERY,
         require_healthy_baseline: health.require_healthy_baseline,
         probes: probes(config).iter().map(probe).collect(),

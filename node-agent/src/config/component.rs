@@ -32,6 +32,9 @@ pub struct ComponentConfig {
     /// Whether an order may take it to a lower sequence.
     #[serde(default)]
     pub allow_downgrade: bool,
+    /// Whether a person at the node may apply releases from a file, by `upfleet-agent apply`.
+    #[serde(default)]
+    pub allow_local_apply: bool,
     /// Components that may not be upgraded at the same time.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub exclusive_with: Vec<ComponentId>,

@@ -25,7 +25,7 @@ pub use node::{node_details, node_table, upgrade_state};
 pub use patch::{findings, patch_contents, patch_details};
 pub use plan::plan;
 pub use rollout::{Model, rollout_details, rollout_table, summary};
-pub use stack::{history_table, stack_table};
+pub use stack::{history_table, proof, stack_table};
 pub use table::Table;
 pub use text::{Paint, bytes, clock, component_state, date, duration, hex, id, reason, safe, short, since};
 pub use tree::tree;

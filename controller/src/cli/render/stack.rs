@@ -2,7 +2,7 @@
 
 use upfleet_api::v1::{self, Standing as S, component_state::Base};
 
-use super::{Paint, Table, clock, component_state, date, id, reason, since, text::state_name};
+use super::{Paint, Table, clock, component_state, date, id, reason, short, since, text::state_name};
 
 /// How many patched classes stand how.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -49,6 +49,34 @@ pub(super) fn proof_note(proof: &v1::StackProof) -> String {
     }
     parts.push(mechanism(proof.mechanism()));
     parts.join(", ")
+}
+
+/// What a node's JVM said of each patched class at the end of an upgrade, and what the reload answered.
+#[must_use]
+pub fn proof(upgrade: &v1::Upgrade) -> String {
+    let mut text = String::new();
+    let node = id(&upgrade.node);
+    if let Some(proof) = &upgrade.proof {
+        text.push_str(&format!("\n{node}: {}, pid {}\n", proof_note(proof), proof.pid));
+        let mut table =
+            Table::new(&["  CLASS", "PATCH", "STANDS", "LOADER", "ORIGINAL", "MECHANISM", "SOURCE"], "");
+        for class in &proof.classes {
+            table.row([
+                format!("  {}", class.class_name),
+                if class.number == 0 { "base".to_owned() } else { class.number.to_string() },
+                class.standing().as_str_name().trim_start_matches("STANDING_").to_ascii_lowercase(),
+                if class.loader.is_empty() { "-".to_owned() } else { class.loader.clone() },
+                short(class.original_digest.as_ref()),
+                mechanism(class.mechanism()),
+                class.source.clone(),
+            ]);
+        }
+        text.push_str(&table.text(Paint::PLAIN));
+    }
+    if !upgrade.reload.is_empty() {
+        text.push_str(&format!("\n{node}: the reload answered: {}\n", upgrade.reload.trim_end()));
+    }
+    text
 }
 
 /// The versions of patch releases after `word`, nothing where there are none.

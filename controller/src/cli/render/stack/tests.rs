@@ -173,3 +173,26 @@ ENDED      COMPONENT  FROM       TO         STATE        BY     ROLLOUT  WHY
 "
     );
 }
+
+#[test]
+fn a_proof_lists_each_class_in_each_loader() {
+    let mut order = class("com.acme.Order", 10, S::Proved);
+    order.source = "file:/opt/app.jar".into();
+    order.original_digest = Some(v1::Digest { algorithm: 1, value: vec![0xab; 32].into() });
+    let upgrade = v1::Upgrade {
+        node: "nodes/web-01".into(),
+        proof: Some(proof(vec![order, class("com.acme.Cart", 10, S::Armed)])),
+        ..Default::default()
+    };
+    assert_eq!(
+        super::proof(&upgrade),
+        "
+web-01: 1 proved, 1 armed, java-agent, pid 4242
+  CLASS           PATCH  STANDS  LOADER  ORIGINAL      MECHANISM   SOURCE
+  com.acme.Order  10     proved  app     abababababab  java-agent  file:/opt/app.jar
+  com.acme.Cart   10     armed   -                     java-agent
+"
+    );
+    let reloaded = v1::Upgrade { node: "nodes/web-01".into(), reload: "ok".into(), ..Default::default() };
+    assert_eq!(super::proof(&reloaded), "\nweb-01: the reload answered: ok\n");
+}
