@@ -21,7 +21,10 @@ use upfleet_domain::{
     reason::{Reason, ReasonCode},
 };
 
-use super::{process, report, request::StackView};
+use super::{
+    process, report,
+    request::{LayerView, StackView},
+};
 use crate::{exec::jar::Jar, processes::FileId};
 
 /// The largest jar that is hashed, in bytes.
@@ -36,47 +39,52 @@ struct Open {
     descriptor: PathBuf,
 }
 
-/// Which classes the JVM would load patched.
+/// Which classes the JVM would load patched, and whether it is rid of the patches that are gone.
 ///
 /// # Errors
 /// `PROOF_MISSING` where the mechanism leaves no such trace, or the process can't be looked at.
 pub fn prove(pid: u32, wanted: &StackView, mechanism: Mechanism) -> Result<Proof, Reason> {
-    if matches!(mechanism, Mechanism::JavaAgent | Mechanism::Live) {
+    let classes = wanted.effective();
+    let patched = classes.iter().any(|class| class.patched.is_some());
+    if patched && matches!(mechanism, Mechanism::JavaAgent | Mechanism::Live) {
         return Err(missing("nobody may attach to it, and its Java agent left no journal of this stack"));
     }
     let open = open_files(pid).map_err(|error| missing(&format!("its open files can't be read: {error}")))?;
-    let order = search_order(pid, mechanism)?;
-    let mut proved = vec![];
-    let mut held = BTreeMap::new();
-    for layer in wanted.layers.iter().filter(|layer| !layer.retired) {
-        let own =
-            open.iter().find(|file| digest(&file.descriptor).is_ok_and(|digest| digest == layer.sha256));
-        held.insert(layer.number, own.map(|file| file.path.clone()));
-    }
-    for class in wanted.effective() {
-        let Some(expected) = class.patched else {
-            continue;
+    let order = if patched { search_order(pid, mechanism)? } else { vec![] };
+    let held = |layers: &[LayerView]| -> BTreeMap<u32, Option<String>> {
+        let own = |layer: &LayerView| {
+            let holds = |file: &&Open| digest(&file.descriptor).is_ok_and(|digest| digest == layer.sha256);
+            (layer.number, open.iter().find(holds).map(|file| file.path.clone()))
         };
-        let held = held.get(&class.number).cloned().flatten();
-        let problem = match &held {
-            None => Some(format!("the JVM does not hold the jar of patch {} open", class.number)),
-            Some(jar) => first(pid, &order, &class.name, jar),
+        layers.iter().filter(|layer| !layer.retired).map(own).collect()
+    };
+    let (here, gone) = (held(&wanted.layers), held(&wanted.gone));
+    let still: Vec<&LayerView> =
+        wanted.gone.iter().filter(|layer| matches!(gone.get(&layer.number), Some(Some(_)))).collect();
+    let proofs = classes.into_iter().map(|class| {
+        let own = here.get(&class.number).cloned().flatten();
+        let problem = match (&class.patched, &own) {
+            (None, _) => still
+                .iter()
+                .find(|layer| layer.spec.class(&class.name).is_some())
+                .map(|layer| format!("the JVM still holds the jar of patch {} open", layer.number)),
+            (Some(_), None) => Some(format!("the JVM does not hold the jar of patch {} open", class.number)),
+            (Some(_), Some(jar)) => first(pid, &order, &class.name, jar),
         };
-        let standing = if problem.is_some() { Standing::Old } else { Standing::Armed };
-        let original = problem.is_none().then_some(expected);
-        proved.push(ClassProof {
+        let first_accepted = class.accepts.first().copied().unwrap_or(Digest([0; 32]));
+        ClassProof {
+            standing: if problem.is_some() { Standing::Old } else { Standing::Armed },
             class: class.name,
             number: class.number,
-            standing,
             loader: String::new(),
-            source: held,
-            original,
-            expected,
+            source: own,
+            original: class.patched.filter(|_| problem.is_none()),
+            expected: class.patched.unwrap_or(first_accepted),
             mechanism,
             problem: problem.unwrap_or_default(),
-        });
-    }
-    Ok(Proof { pid, mechanism, classes: proved, alarms: vec![], time: report::now() })
+        }
+    });
+    Ok(Proof { pid, mechanism, classes: proofs.collect(), alarms: vec![], time: report::now() })
 }
 
 /// What may lead to old code: a jar on the disk that is not the one open, a class cache in use.

@@ -15,7 +15,7 @@ use upfleet_domain::{
 
 use super::{
     Target, java, lookup,
-    report::{MOST_BYTES, Report},
+    report::{self, MOST_BYTES, Report},
     request::{Operation, StackView},
 };
 
@@ -36,12 +36,15 @@ pub struct Means {
 /// # Errors
 /// `PROOF_MISSING` and the reasons of attaching, where no means gave an answer.
 pub async fn prove(target: &Target, wanted: &StackView, means: &Means) -> Result<Proof, Reason> {
-    let pid = target.pid();
+    let (pid, mechanism) = (target.pid(), means.mechanism);
+    if wanted.effective().is_empty() {
+        return Ok(Proof { pid, mechanism, classes: vec![], alarms: vec![], time: report::now() });
+    }
     let mut proof = match journal(target, wanted, means)? {
-        Some(report) => report.into_proof(pid, means.mechanism),
+        Some(report) => report.into_proof(pid, mechanism),
         None => ask(target, wanted, means).await?,
     };
-    proof.alarms.extend(lookup::alarms(pid, wanted, means.mechanism));
+    proof.alarms.extend(lookup::alarms(pid, wanted, mechanism));
     Ok(proof)
 }
 

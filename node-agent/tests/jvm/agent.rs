@@ -259,17 +259,17 @@ fn run(command: &mut Command) {
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stdout));
 }
 
-fn modern(test: &str) -> Vec<&'static Jdk> {
-    let modern: Vec<_> = jdks().iter().filter(|jdk| jdk.feature >= 11).collect();
+fn modern(test: &str, least: u32) -> Vec<&'static Jdk> {
+    let modern: Vec<_> = jdks().iter().filter(|jdk| jdk.feature >= least).collect();
     if modern.is_empty() {
-        skip(test, "no JDK of version 11 or later is installed");
+        skip(test, &format!("no JDK of version {least} or later is installed"));
     }
     modern
 }
 
 #[test]
 fn a_named_module_takes_the_patch_and_what_it_adds() {
-    for jdk in modern("module") {
+    for jdk in modern("module", 11) {
         let module = ("module-info.java", "module com.acme.app { }");
         let options = ["--release", "11"];
         let base = compile_with(jdk, &options, &[MAIN, GREETER, LATE, module]);
@@ -283,7 +283,7 @@ fn a_named_module_takes_the_patch_and_what_it_adds() {
 
 #[test]
 fn a_multi_release_jar_is_patched_in_the_version_that_runs() {
-    for jdk in modern("mr") {
+    for jdk in modern("mr", 11) {
         let dir = tempfile::tempdir().unwrap();
         let newer = (
             "com/acme/Greeter.java",
@@ -310,7 +310,7 @@ fn a_multi_release_jar_is_patched_in_the_version_that_runs() {
 
 #[test]
 fn an_archive_of_shared_classes_does_not_bring_the_old_class_back() {
-    for jdk in modern("cds") {
+    for jdk in modern("cds", 13) {
         let dir = tempfile::tempdir().unwrap();
         let app = dir.path().join("app.jar");
         fs::copy(jar(&base(), "Main-Class: com.acme.Main\n"), &app).unwrap();

@@ -326,6 +326,60 @@ fn t42_another_version_of_the_agent_takes_over_what_the_first_did() {
 }
 
 #[test]
+fn a_patch_on_the_class_path_gives_way_to_another_and_to_the_applications_own() {
+    each_jdk("class path", |jdk| {
+        let (base, one) = (base(), first());
+        let class_path = format!("{}:{}", one.layers[0].jar.display(), base.display());
+        let mut jvm = Jvm::start(jdk, &["-cp", &class_path, "app.Main"]);
+        jvm.wait_for("says a1b1");
+        let second = patch(2, &base, &built("a2", "b0", "c0", ""));
+        let apply = |stack: &StackView| {
+            wait(live::patch(&jvm.target(), stack, Mechanism::ClassPath, None)).unwrap()
+        };
+        apply(&stack(&[&one.layers[0], &second], &[]));
+        let proof = apply(&stack(&[], &[&one.layers[0], &second]));
+        let a = of(&proof, "app.A")[0];
+        assert_eq!((a.number, a.standing), (0, Standing::Proved), "{proof:#?}");
+        assert_eq!(Some(&a.expected), second.spec.class("app.A").unwrap().accepts.first());
+        jvm.wait_for("says a0b0");
+        fs::write(jvm.work_dir().join("c"), "").unwrap();
+        jvm.wait_for("says a0b0 c0");
+    });
+}
+
+/// Loads `app.A` in one new loader after the other, as fast as it goes, and keeps them all.
+const BUSY: (&str, &str) = (
+    "app/Busy.java",
+    "package app; import java.util.*; import java.net.*; public class Busy implements Runnable {\
+       static final List<ClassLoader> all = Collections.synchronizedList(new ArrayList<ClassLoader>()); static String dir;\
+       public void run() { try { while (!new java.io.File(\"stop\").exists()) {\
+         if (all.size() > 3000) { Thread.sleep(1); continue; }\
+         ClassLoader l = Main.loader(dir); l.loadClass(\"app.A\"); all.add(l); } } catch (Exception e) { e.printStackTrace(); } }\
+       public static void main(String[] a) throws Exception { dir = a[0]; Thread[] ts = new Thread[4];\
+         for (int i = 0; i < 4; i++) (ts[i] = new Thread(new Busy())).start();\
+         while (all.size() < 100) Thread.sleep(1); System.out.println(\"busy\"); for (Thread t : ts) t.join();\
+         Map<String, Integer> counts = new TreeMap<>(); for (ClassLoader l : all) { String s = Main.say(l, \"A\"); counts.put(s, 1); }\
+         System.out.println(\"they say \" + counts.keySet()); Thread.sleep(100000); } }",
+);
+
+#[test]
+fn what_loads_while_a_stack_changes_follows_it_too() {
+    each_jdk("race", |jdk| {
+        let (name, text) = source("A", "a0", "");
+        let changed = source("A", "a1", "");
+        let base = compile(&[MAIN, BUSY, (&name, &text)]);
+        let stack = stack(&[&patch(1, &base, &compile(&[MAIN, BUSY, (&name, &changed.1)]))], &[]);
+        let dir = base.to_str().unwrap();
+        let mut jvm = Jvm::start(jdk, &["-cp", dir, "app.Busy", dir]);
+        jvm.wait_for("busy");
+        let proof = apply(&jvm, &stack).unwrap();
+        assert!(of(&proof, "app.A").len() >= 100 && proof.count(Standing::Old) == 0);
+        fs::write(jvm.work_dir().join("stop"), "").unwrap();
+        jvm.wait_for("they say [a1]");
+    });
+}
+
+#[test]
 fn the_application_hardly_pauses() {
     each_jdk("pause", |jdk| {
         let mut jvm = start(jdk, &[]);

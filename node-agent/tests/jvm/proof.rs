@@ -76,6 +76,13 @@ fn classes_from_a_patch_in_front_are_proved_by_asking_and_armed_by_looking() {
         fs::write(jvm.work_dir().join("b"), "").unwrap();
         jvm.wait_for("says b1");
         assert_eq!(prove(&jvm, &app.stack, true).unwrap().count(Standing::Proved), 2);
+        // Not restarted yet, it still runs what is gone from its stack; started again, it does not.
+        let gone = stack(&[], &[&app.stack.layers[0]]);
+        for attach in [true, false] {
+            assert_eq!(prove(&jvm, &gone, attach).unwrap().count(Standing::Old), 2);
+            let jvm = start(jdk, &[&app.jar]);
+            assert_eq!(prove(&jvm, &gone, attach).unwrap().count(Standing::Old), 0);
+        }
     });
 }
 

@@ -23,11 +23,15 @@ final class Live {
         this.report = report;
     }
 
-    /** Before the application: what is loaded already, by other agents, is replaced where the JVM allows. */
+    /**
+     * Before the application: what is loaded already, by other agents, is replaced where the JVM allows. Where it does
+     * not, those classes are old, and the others are patched all the same.
+     */
     void start(Plan plan) {
         List<Class<?>> early = concerned(plan);
-        if (!early.isEmpty() && !attempt(plan, early)) {
-            report.note("start", early.size() + " classes were loaded before the agent and could not be replaced");
+        Report refusals = new Report();
+        if (!early.isEmpty() && !new Live(instrumentation, records, patcher, refusals).attempt(plan, early)) {
+            report.note("start", "loaded before the agent: " + refusals.firstError());
         }
     }
 
@@ -44,6 +48,10 @@ final class Live {
             if (!target.patched.isEmpty()) {
                 patcher.additions().complete(wanted, c);
             }
+        }
+        if (!patcher.additions().problem().isEmpty()) {
+            report.error("AGENT", "a class that no base has can't be defined: " + patcher.additions().problem());
+            return;
         }
         long begin = System.nanoTime();
         Set<String> changed = new HashSet<String>();

@@ -74,7 +74,7 @@ final class Prover {
             byte[] file = Bytes.find(url);
             original = file == null ? "" : Bytes.sha256(file);
             boolean module = plan.mechanism.equals("patch-module");
-            boolean here = source.isEmpty() || source.equals(Bytes.place(url)) || source.equals(url.toString())
+            boolean here = url == null || source.isEmpty() || source.equals(Bytes.place(url)) || source.equals(url.toString())
                     || (url.toString().startsWith(source) && source.contains(":"));
             if (file == null) {
                 problem = "its loader does not find its class file";
