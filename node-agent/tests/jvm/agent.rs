@@ -328,6 +328,10 @@ fn an_archive_of_shared_classes_does_not_bring_the_old_class_back() {
             assert!(begun.elapsed() < PATIENCE, "{}", dumping.output());
             std::thread::sleep(std::time::Duration::from_millis(5));
         }
+        if dumping.output().contains("base CDS archive is not loaded") {
+            skip("cds", &format!("the JDK {} of this place has no archive of its own classes", jdk.feature));
+            continue;
+        }
         assert!(archive.exists(), "{}", dumping.output());
         let shared = format!("-XX:SharedArchiveFile={}", archive.display());
         runs_patched(jdk, &richer(), &[&shared, "-cp", app.to_str().unwrap(), "com.acme.Main"]);

@@ -333,9 +333,8 @@ fn a_patch_on_the_class_path_gives_way_to_another_and_to_the_applications_own() 
         let mut jvm = Jvm::start(jdk, &["-cp", &class_path, "app.Main"]);
         jvm.wait_for("says a1b1");
         let second = patch(2, &base, &built("a2", "b0", "c0", ""));
-        let apply = |stack: &StackView| {
-            wait(live::patch(&jvm.target(), stack, Mechanism::ClassPath, None)).unwrap()
-        };
+        let apply =
+            |stack: &StackView| wait(live::patch(&jvm.target(), stack, Mechanism::ClassPath, None)).unwrap();
         apply(&stack(&[&one.layers[0], &second], &[]));
         let proof = apply(&stack(&[], &[&one.layers[0], &second]));
         let a = of(&proof, "app.A")[0];
