@@ -258,13 +258,18 @@ async fn http(controller: &Controller, path: &str) -> String {
 async fn health_and_metrics_are_there_for_machines() {
     let controller = Controller::start().await;
     let identity = controller.enroll("web-01").await;
-    let _agent = Agent::open(&controller, &identity, hello("a")).await.unwrap();
+    let drift = v1::Reason { code: "CLASS_OLD".into(), ..Default::default() };
+    let mut greeting = hello("a");
+    greeting.components[0].drift = Some(drift);
+    let _agent = Agent::open(&controller, &identity, greeting).await.unwrap();
     assert!(http(&controller, "/livez").await.starts_with("HTTP/1.1 200"));
     assert!(http(&controller, "/readyz").await.starts_with("HTTP/1.1 200"));
     let page = http(&controller, "/metrics").await;
     assert!(page.contains("upfleet_build_info{version="), "{page}");
     assert!(page.contains("upfleet_nodes{state=\"ACTIVE\",online=\"true\"} 1"), "{page}");
     assert!(page.contains("upfleet_agent_streams 1"), "{page}");
+    assert!(page.contains("upfleet_components_drifted{component=\"hello\"} 1"), "{page}");
+    assert!(page.contains("upfleet_classes_old{component=\"hello\"} 0"), "{page}");
     assert!(!page.contains("web-01"), "no node is named");
 }
 
