@@ -97,6 +97,11 @@ fn permit_goal(record: &Record, policy: &Policy, accepted: &Accepted) -> Result<
     if goal.state().active().next().is_some() && !policy.patchable {
         return Err(not_patchable(record));
     }
+    // What is under way may be just what brings the base; then it is asked when that has ended.
+    let coming = record.passage.as_ref().map(|passage| passage.order.goal.state().artifact());
+    if coming != Some(goal.state().artifact()) || coming == Some(None) {
+        preflight::base(goal, accepted.live, record.current.artifact())?;
+    }
     match goal {
         Goal::Restore { state } if !is_kept(record, state) && !record.current.same_content(state) => {
             return Err(Reason::new(ReasonCode::StateNotKept).with("state", state));
@@ -109,12 +114,7 @@ fn permit_goal(record: &Record, policy: &Policy, accepted: &Accepted) -> Result<
             downgrade(record, policy, accepted, state)?;
         }
     }
-    // What is under way may be just what brings the base; then it is asked when that has ended.
-    let coming = record.passage.as_ref().map(|passage| passage.order.goal.state().artifact());
-    match preflight::base(goal, accepted.live, record.current.artifact()) {
-        Err(_) if coming == Some(goal.state().artifact()) => Ok(()),
-        answer => answer,
-    }
+    Ok(())
 }
 
 fn not_patchable(record: &Record) -> Reason {

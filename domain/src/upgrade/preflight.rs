@@ -116,12 +116,14 @@ pub fn judge(policy: &Policy, asked: Asked<'_>, current: &ComponentState, facts:
 /// change under a running JVM.
 pub fn base(goal: &Goal, live: bool, installed: Option<Digest>) -> Result<(), Reason> {
     let wanted = goal.state();
-    if installed == wanted.artifact() {
+    let on_nothing = matches!(goal, Goal::Stack { .. }) && wanted.artifact().is_none();
+    if installed == wanted.artifact() && !on_nothing {
         return Ok(());
     }
     let name = |digest: Option<Digest>| digest.map_or_else(|| "nothing".to_owned(), |d| d.to_string());
     if matches!(goal, Goal::Stack { .. }) {
-        let reason = Reason::new(ReasonCode::WrongBase).with("expected", name(wanted.artifact()));
+        let expected = if on_nothing { "a release".to_owned() } else { name(wanted.artifact()) };
+        let reason = Reason::new(ReasonCode::WrongBase).with("expected", expected);
         return Err(reason.with("actual", name(installed)));
     }
     if live {

@@ -92,7 +92,7 @@ impl Machine {
         let Some(passage) = &mut self.record.passage else { return };
         let goal = passage.order.goal.state();
         let runs = self.seen.process.digest().is_some();
-        let same_base = passage.from.artifact() == goal.artifact();
+        let same_base = goal.artifact().is_some() && passage.from.artifact() == goal.artifact();
         let step = if passage.order.live && same_base && (runs || !self.policy.supervised) {
             StepKind::PatchLive { layers: goal.layers.clone(), gone: gone(&passage.from, goal) }
         } else if self.policy.reloads() && (!self.policy.supervised || (runs && goal.artifact().is_some())) {

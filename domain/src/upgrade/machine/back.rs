@@ -133,7 +133,7 @@ impl Machine {
         }
         let goal = passage.order.goal.state();
         let runs = found.process.digest().is_some() || !self.policy.supervised;
-        let same_base = to.artifact() == goal.artifact();
+        let same_base = to.artifact().is_some() && to.artifact() == goal.artifact();
         if passage.order.live && passage.reached && same_base && runs {
             let (layers, gone) = (to.layers.clone(), gone(goal, to));
             self.perform(StepKind::PatchLive { layers, gone });

@@ -2,6 +2,7 @@
 
 mod node;
 mod random;
+mod stacks;
 
 use std::collections::BTreeSet;
 

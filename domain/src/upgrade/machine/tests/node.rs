@@ -8,15 +8,18 @@ use std::{
 use crate::{
     digest::Digest,
     id::UpgradeId,
+    jvm::{ClassProof, Mechanism, Proof, Standing},
     order::{DesiredState, Generation, Target},
+    patch::{BaseRange, Live, PatchSpec},
     reason::{Reason, ReasonCode},
     release::Kind,
     report::UpgradeReport,
-    state::ReleaseRef,
+    state::{Base, ComponentState, Layer, ReleaseRef, stack_digest},
     time::Time,
     upgrade::{
         Outcome, UpgradeState,
-        event::{Effect, Event, Offer, Offered},
+        event::{Effect, Event, Offer, Offered, OfferedLayer},
+        history::Entry,
         machine::Machine,
         outbox::MAX_REPORTS,
         policy::Policy,
@@ -69,6 +72,66 @@ pub(super) fn offer(number: u64, upgrade: &str, target: Target) -> Offer {
     Offer { desired, release, layers: Ok(Vec::new()) }
 }
 
+/// The patch of that number, 1 to 40.
+pub(super) fn patch(n: u8) -> Layer {
+    let release = ReleaseRef {
+        version: format!("p{n}").parse().unwrap(),
+        manifest: digest(n + 200),
+        artifact: digest(n + 50),
+        ..release(n)
+    };
+    Layer { number: n.into(), release, retired: false, contains: vec![] }
+}
+
+/// What the manifest of a patch says.
+pub(super) fn spec(n: u32) -> PatchSpec {
+    PatchSpec {
+        number: n,
+        base: BaseRange::default(),
+        fixes: vec![],
+        classes: vec![],
+        resources: vec![],
+        removed: vec![],
+        requires: vec![],
+        supersedes: vec![],
+        module: None,
+        live: Live { possible: true, problems: vec![] },
+        needs_restart: false,
+    }
+}
+
+/// An order with these patches, highest first.
+pub(super) fn with_patches(mut offer: Offer, patches: &[u8]) -> Offer {
+    offer.desired.layers = patches.iter().copied().map(patch).collect();
+    let offered = |layer: &Layer| OfferedLayer {
+        layer: layer.clone(),
+        offered: Offered { release: layer.release.clone(), kind: Kind::Patch, size: 1, unfit: None },
+        patch: spec(layer.number),
+    };
+    offer.layers = Ok(offer.desired.layers.iter().map(offered).collect());
+    offer
+}
+
+/// An order for these patches on release `base`.
+pub(super) fn stack(number: u64, upgrade: &str, base: u8, patches: &[u8]) -> Offer {
+    with_patches(offer(number, upgrade, Target::Stack(Base::Release(release(base)))), patches)
+}
+
+/// The same, in the running JVM.
+pub(super) fn live(number: u64, upgrade: &str, base: u8, patches: &[u8]) -> Offer {
+    let mut offer = stack(number, upgrade, base, patches);
+    offer.desired.live = true;
+    offer
+}
+
+/// The state of release `base` with these patches.
+pub(super) fn state(base: u8, patches: &[u8]) -> ComponentState {
+    ComponentState {
+        layers: patches.iter().copied().map(patch).collect(),
+        ..ComponentState::release(release(base))
+    }
+}
+
 pub(super) fn install(number: u64, upgrade: &str, n: u8) -> Offer {
     offer(number, upgrade, Target::Install(release(n)))
 }
@@ -78,6 +141,19 @@ pub(super) struct Node {
     pub(super) machine: Machine,
     pub(super) now: Time,
     pub(super) installed: Option<Digest>,
+    /// The stack that is in force on the disk, and what is wrong with its files.
+    pub(super) layers: Vec<Layer>,
+    pub(super) damage: Option<Reason>,
+    /// What the shim starts when the process ends by itself.
+    pub(super) launch: Option<(Digest, Vec<Layer>)>,
+    /// The stack whose classes are in force in what runs.
+    pub(super) in_force: Option<Digest>,
+    /// A class that the JVM has loaded old, whatever the stack.
+    pub(super) old_class: bool,
+    /// The stack whose classes the JVM never has in force.
+    pub(super) unloadable: Option<Digest>,
+    /// The JVM says nothing.
+    pub(super) silent: bool,
     pub(super) versions: BTreeSet<Digest>,
     pub(super) process: Process,
     pub(super) pids: u32,
@@ -89,16 +165,29 @@ pub(super) struct Node {
     pub(super) done: Vec<&'static str>,
     pub(super) answers: Vec<Result<Generation, Reason>>,
     pub(super) log: BTreeMap<UpgradeId, Vec<UpgradeReport>>,
+    pub(super) history: Vec<Entry>,
 }
 
 impl Node {
     pub(super) fn new(installed: Option<Digest>) -> Self {
-        let policy = Policy { soak: Duration::from_secs(2), ..Policy::default() };
+        let policy = Policy { patchable: true, live: true, ..Policy::default() };
+        Self::with(policy, installed)
+    }
+
+    pub(super) fn with(policy: Policy, installed: Option<Digest>) -> Self {
+        let policy = Policy { soak: Duration::from_secs(2), ..policy };
         let machine = Machine::new(policy, Record::new("web".parse().unwrap()));
         let mut node = Self {
             machine,
             now: Time(1_000_000),
             installed,
+            layers: vec![],
+            damage: None,
+            launch: None,
+            in_force: None,
+            old_class: false,
+            unloadable: None,
+            silent: false,
             versions: BTreeSet::new(),
             process: Process::NotRun,
             pids: 100,
@@ -109,6 +198,7 @@ impl Node {
             done: vec![],
             answers: vec![],
             log: BTreeMap::new(),
+            history: vec![],
         };
         node.send(Event::Started);
         node
@@ -116,7 +206,11 @@ impl Node {
 
     /// A node that runs release 1.
     pub(super) fn settled() -> Self {
-        let mut node = Self::new(None);
+        Self::settled_with(Self::new(None).machine.policy().clone())
+    }
+
+    pub(super) fn settled_with(policy: Policy) -> Self {
+        let mut node = Self::with(policy, None);
         node.send(Event::Order(Box::new(install(1, "u1", 1))));
         assert_eq!(node.run("u1"), Outcome::Succeeded);
         node.done.clear();
@@ -133,6 +227,7 @@ impl Node {
                 Effect::Perform { ticket, step } => self.work.push_back((ticket, step)),
                 Effect::Abort { ticket } => self.work.retain(|(other, _)| *other != ticket),
                 Effect::Answer(answer) => self.answers.push(answer),
+                Effect::History(entry) => self.history.push(*entry),
                 _ => {}
             }
         }
@@ -164,24 +259,11 @@ impl Node {
         }
         match kind {
             StepKind::CheckPreflight { .. } => return Ok(Answer::Preflight(self.facts())),
-            StepKind::Inspect { .. } => {
-                let kept = self.versions.iter().copied().collect();
-                let process = self.process.clone();
-                let found = Found {
-                    installed: self.installed,
-                    layers: Vec::new(),
-                    damage: None,
-                    kept,
-                    changes: Vec::new(),
-                    patches: Vec::new(),
-                    process,
-                    health: None,
-                };
-                return Ok(Answer::Inspected(found));
-            }
+            StepKind::Inspect { .. } => return Ok(Answer::Inspected(self.found())),
             StepKind::Verify { .. } => return Ok(Answer::Verified(None)),
             StepKind::Stage { digest, .. } => {
                 self.versions.insert(*digest);
+                self.damaged.remove(digest);
             }
             StepKind::VerifyKept { digest } => {
                 if self.damaged.contains(digest) || !self.versions.contains(digest) {
@@ -200,36 +282,134 @@ impl Node {
                 assert!(self.installed.is_none() || self.installed == *digest, "removed somebody's file");
                 self.installed = None;
             }
-            StepKind::Stop => self.process = Process::NotRun,
-            StepKind::Start { digest, .. } => {
-                assert_eq!(self.installed, Some(*digest));
-                if self.process.digest() != Some(*digest) {
-                    self.pids += 1;
-                    self.process = Process::Running { pid: self.pids, digest: *digest, stack: None };
-                }
-                return Ok(Answer::Started(self.process.clone()));
+            StepKind::SwitchStack { layers } | StepKind::SwitchStackBack { layers } => {
+                let lies = |layer: &Layer| layer.retired || self.versions.contains(&layer.release.artifact);
+                assert!(layers.iter().all(lies), "switched to patches that are not there");
+                (self.layers, self.damage) = (layers.clone(), None);
+            }
+            StepKind::Stop => (self.process, self.launch) = (Process::NotRun, None),
+            StepKind::Start { digest, layers } => return Ok(Answer::Started(self.start(*digest, layers))),
+            StepKind::PatchLive { layers, .. } => return self.patch_live(layers),
+            StepKind::Prove { layers, .. } => {
+                let runs = self.process.pid().is_some() || !self.machine.policy().supervised;
+                return Ok(Answer::Proved((runs && !self.silent).then(|| self.proof(layers))));
+            }
+            StepKind::Reload => {
+                self.in_force = stack_digest(&self.layers);
+                return Ok(Answer::Reloaded("told".to_owned()));
             }
             StepKind::Probe { .. } => {
-                let sick = self.process.digest().is_none_or(|digest| self.unhealthy.contains(&digest));
+                let supervised = self.machine.policy().supervised;
+                let content = self.process.digest().or(self.installed.filter(|_| !supervised));
+                let bad = self.layers.iter().any(|layer| self.unhealthy.contains(&layer.release.artifact));
+                let sick = bad || content.is_none_or(|digest| self.unhealthy.contains(&digest));
                 let result = if sick { Err("answers 500".to_owned()) } else { Ok(()) };
                 return Ok(Answer::Probed(Probed { result, process: self.process.clone(), evidence: None }));
             }
             StepKind::Prune { keep, .. } => {
                 assert!(self.installed.is_none_or(|digest| keep.contains(&digest)) || self.drifted());
+                let in_force = |layer: &Layer| layer.retired || keep.contains(&layer.release.artifact);
+                assert!(self.layers.iter().all(in_force) || self.drifted(), "pruned a patch in force");
                 self.versions.retain(|digest| keep.contains(digest));
             }
-            StepKind::SwitchStack { .. }
-            | StepKind::SwitchStackBack { .. }
-            | StepKind::PatchLive { .. }
-            | StepKind::Prove { .. }
-            | StepKind::Reload
-            | StepKind::Fetch { .. } => {}
+            StepKind::Fetch { .. } => {}
         }
         Ok(Answer::Done)
     }
 
+    /// Nothing but one whole state is ever started: never a base with another one's stack.
+    fn start(&mut self, digest: Digest, layers: &[Layer]) -> Process {
+        assert_eq!(self.installed, Some(digest));
+        assert_eq!(
+            stack_digest(&self.layers),
+            stack_digest(layers),
+            "started with a stack that is not in force"
+        );
+        let record = self.machine.record();
+        let passage = record.passage.iter().flat_map(|passage| {
+            let back = passage.back.as_ref().map(|back| &back.to);
+            [Some(&passage.from), Some(passage.order.goal.state()), back].into_iter().flatten()
+        });
+        let whole = |state: &ComponentState| {
+            state.artifact() == Some(digest) && state.stack() == stack_digest(layers)
+        };
+        assert!(std::iter::once(&record.current).chain(passage).any(whole), "started a mixture");
+        let stack = stack_digest(layers);
+        if self.process.digest() != Some(digest) || self.process.stack() != stack {
+            self.pids += 1;
+            self.process = Process::Running { pid: self.pids, digest, stack };
+        }
+        self.launch = Some((digest, layers.to_vec()));
+        self.in_force = stack;
+        self.process.clone()
+    }
+
+    /// The process ends by itself, and its shim starts it again, unless what it is started from has changed.
+    pub(super) fn fall(&mut self) {
+        let Some((digest, layers)) = self.launch.clone() else { return };
+        let stack = stack_digest(&layers);
+        if self.installed == Some(digest) {
+            self.pids += 1;
+            self.process = Process::Running { pid: self.pids, digest, stack };
+            self.in_force = stack;
+        } else {
+            self.process = Process::Down { exit: "exit status 1".to_owned() };
+        }
+    }
+
+    fn patch_live(&mut self, layers: &[Layer]) -> Result<Answer, Failure> {
+        let supervised = self.machine.policy().supervised;
+        if supervised && self.process.pid().is_none() {
+            return Err(Reason::new(ReasonCode::JvmGone).into());
+        }
+        self.in_force = stack_digest(layers);
+        if let Process::Running { stack, digest, .. } = &mut self.process {
+            *stack = self.in_force;
+            self.launch = Some((*digest, layers.to_vec()));
+        }
+        Ok(Answer::Proved((!self.silent).then(|| self.proof(layers))))
+    }
+
+    pub(super) fn proof(&self, layers: &[Layer]) -> Proof {
+        let unloadable = self.unloadable.is_some() && self.unloadable == stack_digest(layers);
+        let old = self.old_class || unloadable || self.in_force != stack_digest(layers);
+        let class = |layer: &Layer| ClassProof {
+            class: "com.acme.Greeter".to_owned(),
+            number: layer.number,
+            standing: if old { Standing::Old } else { Standing::Proved },
+            loader: "app".to_owned(),
+            source: None,
+            original: None,
+            expected: layer.release.artifact,
+            mechanism: Mechanism::JavaAgent,
+            problem: String::new(),
+        };
+        let classes = layers.iter().filter(|layer| !layer.retired).map(class).collect();
+        let pid = self.process.pid().unwrap_or(1);
+        Proof { pid, mechanism: Mechanism::JavaAgent, classes, alarms: vec![], time: self.now }
+    }
+
+    pub(super) fn found(&self) -> Found {
+        Found {
+            installed: self.installed,
+            layers: if self.damage.is_none() { self.layers.clone() } else { vec![] },
+            damage: self.damage.clone(),
+            kept: self.versions.iter().copied().collect(),
+            patches: self.versions.iter().copied().filter(|digest| digest.0[0] > 50).collect(),
+            changes: Vec::new(),
+            process: self.process.clone(),
+            health: None,
+        }
+    }
+
     pub(super) fn drifted(&self) -> bool {
-        self.installed != self.machine.record().current.artifact()
+        let current = &self.machine.record().current;
+        self.installed != current.artifact() || stack_digest(&self.layers) != current.stack()
+    }
+
+    /// Whether every upgrade ended as a whole: none with a rollback that needs a person.
+    pub(super) fn outcomes_are_known(&self) -> bool {
+        !self.drifted() && self.history.iter().all(|entry| entry.outcome != Outcome::RollbackFailed)
     }
 
     pub(super) fn facts(&self) -> Facts {
@@ -242,8 +422,8 @@ impl Node {
             fetched: 0,
             links: true,
             forbidden: None,
-            layers: Vec::new(),
-            damage: None,
+            layers: if self.damage.is_none() { self.layers.clone() } else { vec![] },
+            damage: self.damage.clone(),
             stack: Ok(Vec::new()),
             changes: Vec::new(),
             baseline: None,

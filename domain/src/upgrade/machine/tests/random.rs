@@ -2,16 +2,18 @@
 
 use proptest::prelude::*;
 
-use super::node::{Node, digest, install, offer};
+use super::node::{Node, digest, install, offer, with_patches};
 use crate::{
     order::{HoldOrder, Target},
     reason::ReasonCode,
+    state::stack_digest,
     upgrade::{Outcome, Phase, event::Event, record::Passage},
 };
 
 #[derive(Clone, Debug)]
 enum Act {
-    Install { raise: u64, n: u8, allow: bool, hold: Option<usize> },
+    Install { raise: u64, n: u8, allow: bool, hold: Option<usize>, patches: u8 },
+    Patch { patches: u8, live: bool },
     Continue,
     Cancel,
     Restore(usize),
@@ -24,20 +26,27 @@ enum Act {
     Look,
     Sick(u8),
     Damage(u8),
+    Old(bool),
+    Fall,
     Ack,
 }
 
 fn acts() -> impl Strategy<Value = Vec<Act>> {
     let act = prop_oneof![
-        2 => (0..3u64, 1..6u8, any::<bool>(), proptest::option::of(0..8usize))
-            .prop_map(|(raise, n, allow, hold)| Act::Install { raise, n, allow, hold }),
+        2 => (0..3u64, 1..6u8, any::<bool>(), proptest::option::of(0..8usize), 0..8u8)
+            .prop_map(|(raise, n, allow, hold, patches)| Act::Install { raise, n, allow, hold, patches }),
+        3 => (0..8u8, any::<bool>()).prop_map(|(patches, live)| Act::Patch { patches, live }),
+        1 => Just(Act::Fall),
+        1 => (1..4u8).prop_map(|n| Act::Sick(n + 50)),
+        1 => (1..4u8).prop_map(|n| Act::Damage(n + 50)),
+        1 => any::<bool>().prop_map(Act::Old),
         1 => Just(Act::Continue),
         1 => Just(Act::Cancel),
         1 => (0..3usize).prop_map(Act::Restore),
         1 => Just(Act::Local),
         1 => any::<bool>().prop_map(Act::Hold),
         12 => (1..6u8).prop_map(Act::Answer),
-        1 => (0..9usize).prop_map(Act::Fault),
+        1 => (0..FAULTY.len()).prop_map(Act::Fault),
         6 => Just(Act::Advance),
         2 => Just(Act::Crash),
         1 => Just(Act::Look),
@@ -48,8 +57,26 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
     proptest::collection::vec(act, 1..60)
 }
 
-const FAULTY: [&str; 9] =
-    ["check", "fetch", "verify", "stage", "back up", "switch", "stop", "start", "put back"];
+const FAULTY: [&str; 13] = [
+    "check",
+    "fetch",
+    "verify",
+    "stage",
+    "back up",
+    "switch",
+    "stop",
+    "start",
+    "put back",
+    "switch the stack",
+    "put the stack back",
+    "patch live",
+    "prove",
+];
+
+/// The patches of a mask, highest first.
+fn patches(mask: u8) -> Vec<u8> {
+    (1..4).rev().filter(|n| mask & (1 << (n - 1)) != 0).collect()
+}
 
 /// What a random run remembers to compare with.
 #[derive(Default)]
@@ -62,11 +89,11 @@ struct Ledger {
 
 fn act(node: &mut Node, ledger: &mut Ledger, act: &Act) {
     match act {
-        Act::Install { raise, n, allow, hold } => {
+        Act::Install { raise, n, allow, hold, patches: mask } => {
             let number = (ledger.number + raise).saturating_sub(1);
             let kept = node.machine.record().generation;
             let name = format!("r{}", ledger.upgrades);
-            let mut order = install(number, &name, *n);
+            let mut order = with_patches(install(number, &name, *n), &patches(*mask));
             order.desired.allow_failed_digest = *allow;
             order.desired.hold_before = hold.and_then(|at| Phase::ALL.get(at).copied());
             node.send(Event::Order(Box::new(order)));
@@ -105,6 +132,20 @@ fn act(node: &mut Node, ledger: &mut Ledger, act: &Act) {
                 }
             }
         }
+        Act::Patch { patches: mask, live } => {
+            ledger.number += 1;
+            let name = format!("r{}", ledger.upgrades);
+            let base = node.machine.record().current.base.clone();
+            let mut order = with_patches(offer(ledger.number, &name, Target::Stack(base)), &patches(*mask));
+            order.desired.live = *live;
+            node.send(Event::Order(Box::new(order)));
+            if node.answers.last().unwrap().is_ok() {
+                ledger.upgrades += 1;
+                ledger.latest = name;
+            }
+        }
+        Act::Fall => node.fall(),
+        Act::Old(old) => node.old_class = *old,
         Act::Local => node.send(Event::LocalRollback { to: None, message: String::new() }),
         Act::Hold(hold) => {
             let generation = node.machine.record().hold_generation + 1;
@@ -157,6 +198,18 @@ proptest! {
         }
         prop_assert!(node.machine.record().passage.is_none(), "{:?}", node.machine.record().passage);
         prop_assert!(node.machine.record().next.is_none());
+        // What a restart would use is one whole state that the node has had or was to have.
+        if let Some((digest, layers)) = &node.launch && node.outcomes_are_known() {
+            let current = &node.machine.record().current;
+            let ends: Vec<_> = node.history.iter().map(|end| (end.outcome, end.reason.to_string())).collect();
+            prop_assert_eq!(
+                (Some(*digest), stack_digest(layers)),
+                (current.artifact(), current.stack()),
+                "{:?} {:?}",
+                node.done,
+                ends
+            );
+        }
         for (upgrade, log) in &node.log {
             prop_assert!(log.last().unwrap().state.outcome().is_some(), "{} has no end", upgrade);
         }
