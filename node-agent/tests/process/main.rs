@@ -6,4 +6,5 @@ mod crash;
 mod hostile;
 mod inputs;
 mod shim;
+mod stack_crash;
 mod support;
