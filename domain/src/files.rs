@@ -15,7 +15,7 @@ use std::collections::BTreeSet;
 
 pub use name::{MAX_PATH_BYTES, is_byte_code_cache, name_problem};
 use serde::{Deserialize, Serialize};
-pub use tree::{Changes, Node, Tree, matches_any};
+pub use tree::{Changes, Node, Tree, changed, matches_any};
 
 use crate::{digest::Digest, reason::Reason};
 
@@ -160,7 +160,7 @@ pub fn parents(path: &str) -> impl Iterator<Item = &str> {
 pub fn judge(rule: OnLocalChange, changes: &Changes) -> Result<Vec<String>, Reason> {
     match rule {
         _ if changes.is_empty() => Ok(Vec::new()),
-        OnLocalChange::Refuse => Err(changes.reason()),
+        OnLocalChange::Refuse => changed(&changes.list(usize::MAX)).map_or_else(|| Ok(Vec::new()), Err),
         OnLocalChange::Keep => Ok(changes.changed.iter().chain(&changes.added).cloned().collect()),
         OnLocalChange::Overwrite => Ok(Vec::new()),
     }

@@ -134,14 +134,12 @@ impl Changes {
         all.truncate(limit);
         all
     }
+}
 
-    /// As a reason, with the first names.
-    #[must_use]
-    pub fn reason(&self) -> Reason {
-        let listed = self.list(LISTED);
-        Reason::new(ReasonCode::LocalChanges)
-            .with("count", self.count())
-            .with("first", listed.first().map_or("", String::as_str))
-            .with("files", listed.join(", "))
-    }
+/// The reason for a list of changed files, with the first names; `None` where there are none.
+#[must_use]
+pub fn changed(list: &[String]) -> Option<Reason> {
+    let first = list.first()?;
+    let reason = Reason::new(ReasonCode::LocalChanges).with("count", list.len()).with("first", first);
+    Some(reason.with("files", list.iter().take(LISTED).cloned().collect::<Vec<_>>().join(", ")))
 }

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::{policy::Policy, record::Goal, step::Process};
 use crate::{
     digest::Digest,
+    files,
     reason::{Reason, ReasonCode},
     release::Platform,
     state::{ComponentState, Layer, stack_digest},
@@ -93,9 +94,8 @@ pub fn judge(policy: &Policy, asked: Asked<'_>, current: &ComponentState, facts:
     if let Err(reason) = &facts.stack {
         return Verdict::Stop(reason.clone());
     }
-    if let Some(first) = facts.changes.first() {
-        let reason = Reason::new(ReasonCode::LocalChanges).with("count", facts.changes.len());
-        return Verdict::Stop(reason.with("first", first));
+    if let Some(reason) = refused(goal, facts) {
+        return Verdict::Stop(reason);
     }
     let patched = !same_stack || wanted.stack().is_some();
     if patched && let Verdict::Stop(reason) = in_force(policy, asked) {
@@ -107,6 +107,14 @@ pub fn judge(policy: &Policy, asked: Asked<'_>, current: &ComponentState, facts:
         }
         _ => Verdict::Fetch,
     }
+}
+
+/// Whether a release refuses to replace files that were changed on the node. A kept state is never refused for that: what
+/// was changed is kept as a state of its own.
+#[must_use]
+pub fn refused(goal: &Goal, facts: &Facts) -> Option<Reason> {
+    let changes = Some(facts.changes.as_slice()).filter(|_| matches!(goal, Goal::Install { .. }));
+    changes.and_then(files::changed)
 }
 
 /// Whether the base is the one that the goal builds on.

@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{
     digest::Digest,
+    files,
     reason::{Reason, ReasonCode},
     release::Kind,
     state::{ComponentState, Layer, stack_digest},
@@ -113,6 +114,9 @@ pub fn drift(record: &Record, policy: &Policy, found: &Found) -> Option<Reason> 
         Reason::new(ReasonCode::Drifted).with("actual", actual).with("recorded", recorded)
     };
     if found.installed != recorded {
+        if let Some(reason) = files::changed(&found.changes).filter(|_| recorded.is_some()) {
+            return Some(reason);
+        }
         return Some(drifted(name(found.installed), name(recorded)));
     }
     if let Some(damage) = &found.damage {

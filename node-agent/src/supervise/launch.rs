@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use upfleet_domain::digest::Digest;
+use upfleet_domain::{digest::Digest, release::Kind};
 
 use crate::{
     config::{ComponentConfig, RunConfig},
@@ -20,14 +20,17 @@ impl Launch {
         if argv.is_empty() {
             argv.push(path.into_owned());
         }
+        // Of a directory, what runs is the program: the executor has seen that the directory is the right one.
+        let directory = component.kind == Kind::Files;
+        let file = if directory { PathBuf::from(&argv[0]) } else { component.path.clone() };
         let mut env = environment();
         env.extend(component.run.env.clone());
         Self {
             argv,
             env,
             cwd: cwd.clone().unwrap_or_else(|| PathBuf::from("/")),
-            file: component.path.clone(),
-            expect,
+            file,
+            expect: expect.filter(|_| !directory),
             inputs: Vec::new(),
             stack: None,
             stop_signal: *stop_signal,

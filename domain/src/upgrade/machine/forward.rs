@@ -187,6 +187,11 @@ impl Machine {
         self.seen.process = facts.process.clone();
         self.seen.installed = facts.installed;
         self.seen.damaged = facts.damage.is_some();
+        let goal = self.record.passage.as_ref().map(|passage| &passage.order.goal);
+        if let Some(reason) = goal.and_then(|goal| preflight::refused(goal, facts)) {
+            // What somebody changed stays shown as drift of what is recorded.
+            return self.fail(reason, now);
+        }
         let current = &self.record.current;
         let layers = if facts.damage.is_none() { &facts.layers } else { &current.layers };
         if facts.installed != current.artifact() || stack_digest(layers) != current.stack() {

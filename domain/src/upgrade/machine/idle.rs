@@ -23,7 +23,9 @@ impl Machine {
     pub(super) fn start_recorded(&mut self, found: &Found) {
         let current = self.record.current.artifact();
         let gone = self.policy.supervised && self.record.started && found.process == Process::NotRun;
-        if let Some(digest) = current.filter(|_| gone && found.installed == current) {
+        // A directory that somebody edited is still what is to run after a reboot.
+        let there = found.installed == current || !found.changes.is_empty();
+        if let Some(digest) = current.filter(|_| gone && there) {
             let layers = self.record.current.layers.clone();
             self.perform(StepKind::Start { digest, layers });
         }
