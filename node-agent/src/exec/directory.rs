@@ -237,6 +237,7 @@ impl Directory {
                 tree: there.tree.clone(),
                 preserve: changed.preserve.clone(),
                 rule: None,
+                carrying: None,
                 time: changed.time,
             },
             (None, None) => Record {
@@ -246,6 +247,7 @@ impl Directory {
                 released: None,
                 preserve: Vec::new(),
                 rule: None,
+                carrying: None,
                 time: 0,
             },
         };

@@ -38,6 +38,9 @@ pub(super) struct Record {
     /// Until it is in place for the first time: what is to become of local changes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) rule: Option<OnLocalChange>,
+    /// What is being carried over into it: each path has what the release brought, or this already.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) carrying: Option<Tree>,
     /// Seconds since the epoch that its files were given as their time; no other version has the same.
     #[serde(default)]
     pub(super) time: u64,
@@ -46,7 +49,19 @@ pub(super) struct Record {
 impl Record {
     /// What differs from what was put there.
     pub(super) fn drift(&self, found: &Tree) -> Changes {
-        Changes::between(&self.tree, found, &self.preserve)
+        let Some(carrying) = &self.carrying else {
+            return Changes::between(&self.tree, found, &self.preserve);
+        };
+        let mut found = found.clone();
+        for (path, node) in carrying.0.iter() {
+            if found.0.get(path) == Some(node) {
+                match self.tree.0.get(path) {
+                    Some(released) => drop(found.0.insert(path.clone(), released.clone())),
+                    None => drop(found.0.remove(path)),
+                }
+            }
+        }
+        Changes::between(&self.tree, &found, &self.preserve)
     }
 
     /// What differs from what the release had.

@@ -3,6 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "a test says by panicking what went wrong")]
 
 mod crash;
+mod files;
+mod files_crash;
+mod files_support;
 mod hostile;
 mod inputs;
 mod shim;

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fs::File, io, os::fd::OwnedFd, path::Path};
 
 use rustix::fs::{AtFlags, renameat, symlinkat, unlinkat};
 use upfleet_domain::{
-    files::{Node, judge, matches_any},
+    files::{Node, OnLocalChange, Tree, judge, matches_any},
     reason::{Reason, ReasonCode},
 };
 
@@ -44,6 +44,7 @@ impl Directory {
         let carried = |path: &String| matches_any(&node_owned, path) || kept.contains(path);
         let copies = || there.tree.0.iter().filter(|(path, _)| carried(path));
         let fail = |error| failed(ReasonCode::SwapFailed, "carry local files into", dir)(error);
+        self.intend(&mut record, there, &kept, fresh)?;
         let present = walk(dir, None).map_err(fail)?;
         let (from, to) = (open_dir(&there.real).map_err(fail)?, open_dir(dir).map_err(fail)?);
         let mut touched = BTreeSet::new();
@@ -69,6 +70,31 @@ impl Directory {
         settle_directories(&from, &to, &touched, &record).map_err(fail)?;
         remember(&mut record, there, kept, node_owned);
         Ok(record)
+    }
+
+    /// Writes down what is about to be carried over, so that a crash in its middle leaves no version that looks damaged.
+    fn intend(
+        &self,
+        record: &mut Record,
+        there: &There,
+        kept: &[String],
+        fresh: Option<OnLocalChange>,
+    ) -> Result<(), Reason> {
+        let nodes = kept.iter().filter_map(|path| Some((path.clone(), there.tree.0.get(path)?.clone())));
+        let intended = Tree(nodes.collect());
+        let before = record.carrying.take().unwrap_or_default();
+        if before.0.keys().any(|path| !intended.0.contains_key(path)) {
+            // The release's file was replaced by one that is not to be kept any more.
+            return Err(Reason::new(ReasonCode::RollbackTargetDamaged)
+                .with("state", record.digest.short())
+                .with("actual", "files carried over by an attempt that was interrupted")
+                .with("expected", record.digest));
+        }
+        if intended.0.is_empty() {
+            return Ok(());
+        }
+        let intent = Record { carrying: Some(intended), rule: fresh, ..record.clone() };
+        intent.write(&self.place).map_err(failed(ReasonCode::SwapFailed, "record", &self.place.path))
     }
 }
 

@@ -71,6 +71,7 @@ impl Directory {
             released: None,
             preserve: spec.preserve.clone(),
             rule: Some(spec.on_local_change),
+            carrying: None,
             time,
         };
         record.write(&self.place).map_err(failed(ReasonCode::StageFailed, "record", &self.place.store))?;
