@@ -74,7 +74,9 @@ pub fn make(
     bases: &[Build],
     below: &[Below<'_>],
 ) -> Result<Made, Reason> {
-    let parents = build::Parents::new(bases, below);
+    // The plain class of a build may be for Java 8 and fail on a later one, so that it takes the place of no other.
+    // Whoever gives a class by itself means it.
+    let parents = build::Parents::new(bases, below, matches!(source, Source::Classes(_)));
     let chosen = match source {
         Source::Classes(jar) => choose::given(jar, &parents)?,
         Source::Difference(new) => choose::difference(new, bases, &parents, recipe)?,
@@ -86,10 +88,6 @@ pub fn make(
         let file = parse(name, bytes)?;
         let parent = parents.of(name);
         let old = parent.and_then(|parent| ClassFile::parse(parent).ok());
-        if let Some(old) = old.as_ref().filter(|old| parent != Some(bytes) && old.same_but_for_debug(&file)) {
-            let text = format!("{} differs from what it was built from in debug information only", old.name);
-            findings.push(Finding::warning(Rule::DebugOnly, name, text));
-        }
         classes.push(PatchedClass {
             name: name.clone(),
             accepts: parents.originals(name),
@@ -99,6 +97,7 @@ pub fn make(
         });
         pairs.push((old, file));
     }
+    debug_only(&pairs, &mut findings);
     let removed = choose::removed(&chosen.classes, &pairs, &parents, source, &mut findings);
     let live = live::live(pairs.iter().map(|(old, new)| (old.as_ref(), new)));
     let resources = chosen
@@ -125,6 +124,19 @@ pub fn make(
     let entries =
         paths.chain(chosen.resources.into_iter().map(|(name, bytes)| (name, bytes.to_vec()))).collect();
     Ok(Made { spec, entries, findings })
+}
+
+/// Families in which nothing but debug information differs: there may be no reason to ship them.
+fn debug_only(pairs: &[(Option<ClassFile>, ClassFile)], findings: &mut Vec<Finding>) {
+    let mut same: BTreeMap<&str, bool> = BTreeMap::new();
+    for (old, new) in pairs {
+        let alike = old.as_ref().is_some_and(|old| old.same_but_for_debug(new));
+        *same.entry(family(&new.name)).or_insert(true) &= alike;
+    }
+    for (name, _) in same.into_iter().filter(|(_, alike)| *alike) {
+        let text = format!("{name} differs from what it was built from in debug information only, if at all");
+        findings.push(Finding::warning(Rule::DebugOnly, name, text));
+    }
 }
 
 /// Reads a class that goes into a patch, and checks that it is what its path says.

@@ -6,7 +6,6 @@ use crate::{
     patch::{
         fixtures::{class, till},
         make::{Recipe, Source, make},
-        stack::tests::{class as shipped, patch},
     },
 };
 
@@ -171,23 +170,17 @@ fn t18_an_entry_for_a_later_java_hides_the_plain_one() {
     let application = build(&[("META-INF/MANIFEST.MF", header), ("a/C.class", &plain), (versioned, &newer)]);
     let fixed = Writer::new("a/C").constant("X", 1).bytes();
     let changed = build(&[("META-INF/MANIFEST.MF", header), ("a/C.class", &fixed), (versioned, &newer)]);
-    // The change inside the jar would be without effect, which making the patch says; the patch itself has one.
-    let made = make(
-        &Recipe { number: 1, ..Recipe::default() },
-        Source::Difference(&changed),
-        std::slice::from_ref(&application),
-        &[],
-    )
-    .unwrap();
+    // The change would be without effect from Java 11 on, inside the jar as well as in a patch.
+    let recipe = Recipe { number: 1, ..Recipe::default() };
+    let bases = std::slice::from_ref(&application);
+    let made = make(&recipe, Source::Difference(&changed), bases, &[]).unwrap();
     assert!(
-        of(&made.findings, Rule::MultiRelease)[0].contains("would be without effect"),
+        of(&made.findings, Rule::MultiRelease)[0].contains("would have an effect"),
         "{:?}",
         made.findings
     );
-    assert_eq!(made.spec.classes[0].accepts.len(), 2);
-    // One that accepts the plain entry alone is inert from Java 11 on.
-    let mut spec = patch(1, &[shipped("a.C", "", "", "")]);
-    spec.classes[0].accepts = vec![Digest::of(&plain)];
+    assert_eq!(made.spec.classes[0].accepts, [Digest::of(&plain)]);
+    let spec = made.spec;
     let jar = jar("p.jar", &[("a/C.class", &fixed)]);
     let subject =
         Subject { patch: &jar, spec: Some(&spec), application: &application, below: &[], java: None };
@@ -197,6 +190,22 @@ fn t18_an_entry_for_a_later_java_hides_the_plain_one() {
         "{findings:?}"
     );
     assert!(has_errors(&findings));
+    // Given by itself, the class takes the place of both.
+    let made = make(&recipe, Source::Classes(&jar), bases, &[]).unwrap();
+    assert_eq!(made.spec.classes[0].accepts.len(), 2);
+    let findings = lint(&Subject { spec: Some(&made.spec), ..subject });
+    assert!(!has_errors(&findings), "{findings:?}");
+    assert!(
+        of(&findings, Rule::MultiRelease)[0].contains("takes the place of that one, too"),
+        "{findings:?}"
+    );
+    // What changed for later Java versions only is not in a patch.
+    let later = build(&[("META-INF/MANIFEST.MF", header), ("a/C.class", &plain), (versioned, &fixed)]);
+    let extra = Writer::new("a/D").bytes();
+    let later =
+        Build { jars: vec![later.jars[0].clone(), super::tests::jar("d.jar", &[("a/D.class", &extra)])] };
+    let made = make(&recipe, Source::Difference(&later), bases, &[]).unwrap();
+    assert!(of(&made.findings, Rule::MultiRelease)[0].contains("is not in the patch"), "{:?}", made.findings);
 }
 
 #[test]

@@ -53,11 +53,17 @@ pub(super) struct Parents<'a> {
 }
 
 impl<'a> Parents<'a> {
-    pub(super) fn new(bases: &'a [Build], below: &[Below<'a>]) -> Self {
+    /// `every_release`: classes may replace entries for later Java versions as well, not only the plain ones.
+    pub(super) fn new(bases: &'a [Build], below: &[Below<'a>], every_release: bool) -> Self {
         let mut current = bases.first().map(Build::first).unwrap_or_default();
         let mut originals: BTreeMap<String, Vec<Digest>> = BTreeMap::new();
         for (name, entries) in bases.iter().flat_map(Build::classes) {
-            originals.entry(name).or_default().extend(entries.iter().map(|entry| Digest::of(entry.bytes)));
+            let first = entries.first().map(|entry| entry.release);
+            let may = |entry: &&ClassEntry<'_>| every_release || Some(entry.release) == first;
+            originals
+                .entry(name)
+                .or_default()
+                .extend(entries.iter().filter(may).map(|entry| Digest::of(entry.bytes)));
         }
         for digests in originals.values_mut() {
             digests.sort_unstable();

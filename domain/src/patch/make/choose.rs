@@ -124,14 +124,22 @@ fn inert(new: &Build, bases: &[Build], findings: &mut Vec<Finding>) {
             entries.iter().find(|entry| entry.release.is_none()).map(|entry| entry.bytes.to_vec())
         };
         if plain(&entries) == plain(before) {
+            for entry in entries.iter().filter(|entry| {
+                before.iter().any(|was| was.release == entry.release && was.bytes != entry.bytes)
+            }) {
+                let text =
+                    format!("{} differs and is not in the patch: give the class by itself", entry.path);
+                findings.push(Finding::error(Rule::MultiRelease, &name, text));
+            }
             continue;
         }
         for entry in entries.iter().filter(|entry| entry.release.is_some()) {
             if before.iter().any(|was| was.release == entry.release && was.bytes == entry.bytes) {
                 let text = format!(
-                    "the plain entry of {name} was changed, but {} was not: in the jar itself the change would be without effect; \
-                     the patch replaces both",
-                    entry.path
+                    "the plain entry of {name} was changed, but {} was not: from Java {} on, neither the new jar nor the patch \
+                     would have an effect, unless the class is given by itself",
+                    entry.path,
+                    entry.release.unwrap_or_default()
                 );
                 findings.push(Finding::warning(Rule::MultiRelease, &name, text));
             }
