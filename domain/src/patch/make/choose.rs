@@ -84,7 +84,7 @@ pub(super) fn difference<'a>(
     }
     let families = families(&changed);
     chosen.classes = built.into_iter().filter(|(name, _)| families.contains(family(name))).collect();
-    inert(new, bases, &mut chosen.findings);
+    versioned(new, bases, &mut chosen);
     let old: BTreeMap<&String, &Vec<u8>> = bases.first().map(files).unwrap_or_default();
     for (path, bytes) in files(new) {
         if old.get(path) == Some(&bytes) {
@@ -115,33 +115,26 @@ fn files(build: &Build) -> BTreeMap<&String, &Vec<u8>> {
     all.filter(|(path, _)| !path.ends_with(".class") && !path.ends_with(".jar") && !own_file(path)).collect()
 }
 
-/// A class whose plain entry differs while its entry for later Java versions does not: such a JVM runs the old one.
-fn inert(new: &Build, bases: &[Build], findings: &mut Vec<Finding>) {
+/// Classes with entries for later Java versions: a patch has one class for all, and takes the plain one.
+fn versioned(new: &Build, bases: &[Build], chosen: &mut Chosen<'_>) {
     let Some(old) = bases.first().map(Build::classes) else { return };
     for (name, entries) in new.classes() {
         let Some(before) = old.get(&name) else { continue };
-        let plain = |entries: &[crate::patch::ClassEntry<'_>]| {
-            entries.iter().find(|entry| entry.release.is_none()).map(|entry| entry.bytes.to_vec())
-        };
-        if plain(&entries) == plain(before) {
-            for entry in entries.iter().filter(|entry| {
-                before.iter().any(|was| was.release == entry.release && was.bytes != entry.bytes)
-            }) {
+        for entry in &entries {
+            let Some(release) = entry.release else { continue };
+            let Some(was) = before.iter().find(|was| was.release == entry.release) else { continue };
+            let same = was.bytes == entry.bytes || same_code(was.bytes, entry.bytes);
+            if same && chosen.classes.contains_key(&name) {
+                let text = format!(
+                    "the plain entry of {name} was changed, but {} was not: from Java {release} on, neither the new jar \
+                     nor the patch would have an effect, unless the class is given by itself",
+                    entry.path
+                );
+                chosen.findings.push(Finding::warning(Rule::MultiRelease, &name, text));
+            } else if !same {
                 let text =
                     format!("{} differs and is not in the patch: give the class by itself", entry.path);
-                findings.push(Finding::error(Rule::MultiRelease, &name, text));
-            }
-            continue;
-        }
-        for entry in entries.iter().filter(|entry| entry.release.is_some()) {
-            if before.iter().any(|was| was.release == entry.release && was.bytes == entry.bytes) {
-                let text = format!(
-                    "the plain entry of {name} was changed, but {} was not: from Java {} on, neither the new jar nor the patch \
-                     would have an effect, unless the class is given by itself",
-                    entry.path,
-                    entry.release.unwrap_or_default()
-                );
-                findings.push(Finding::warning(Rule::MultiRelease, &name, text));
+                chosen.findings.push(Finding::error(Rule::MultiRelease, &name, text));
             }
         }
     }
