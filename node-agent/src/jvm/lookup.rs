@@ -49,6 +49,9 @@ pub fn prove(pid: u32, wanted: &StackView, mechanism: Mechanism) -> Result<Proof
     if patched && matches!(mechanism, Mechanism::JavaAgent | Mechanism::Live) {
         return Err(missing("nobody may attach to it, and its Java agent left no journal of this stack"));
     }
+    if let Some(option) = cache(pid).filter(|_| patched) {
+        return Err(missing(&format!("it is started with {option}, so its files do not say what it runs")));
+    }
     let open = open_files(pid).map_err(|error| missing(&format!("its open files can't be read: {error}")))?;
     let order = if patched { search_order(pid, mechanism)? } else { vec![] };
     let held = |layers: &[LayerView]| -> BTreeMap<u32, Option<String>> {
@@ -104,17 +107,20 @@ pub fn alarms(pid: u32, wanted: &StackView, mechanism: Mechanism) -> Vec<Reason>
             alarms.push(Reason::new(ReasonCode::JarReplaced).with("path", plain).with("pid", pid));
         }
     }
-    if let Some(command) =
-        command(pid).filter(|_| !matches!(mechanism, Mechanism::JavaAgent | Mechanism::Live))
+    if !matches!(mechanism, Mechanism::JavaAgent | Mechanism::Live)
+        && let Some(option) = cache(pid)
     {
-        let cache = command.setting("AOTCache").map(|(path, _)| format!("-XX:AOTCache={path}"));
-        if let Some(option) =
-            cache.filter(|_| command.setting("AOTMode").is_none_or(|(mode, _)| mode != "off"))
-        {
-            alarms.push(Reason::new(ReasonCode::ClassCache).with("option", option).with("pid", pid));
-        }
+        alarms.push(Reason::new(ReasonCode::ClassCache).with("option", option).with("pid", pid));
     }
     alarms
+}
+
+/// The option by which the JVM may run classes from a cache that was made without the patches.
+fn cache(pid: u32) -> Option<String> {
+    let command = command(pid)?;
+    let off = command.setting("AOTMode").is_some_and(|(mode, _)| mode == "off");
+    let (path, _) = command.setting("AOTCache").filter(|_| !off)?;
+    Some(format!("-XX:AOTCache={path}"))
 }
 
 /// Why the class would not come from `jar`: `None` where it is the first that has it.

@@ -3,6 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use upfleet_agent::jvm::{
@@ -16,7 +17,7 @@ use upfleet_domain::{
 
 use crate::{
     patches::{of, patch, stack},
-    support::{Jdk, Jvm, compile, each_jdk, jar, wait},
+    support::{Jdk, Jvm, PATIENCE, compile, each_jdk, jar, jdks, skip, wait},
 };
 
 fn built(a: &str, b: &str) -> PathBuf {
@@ -131,4 +132,47 @@ fn without_attaching_and_without_a_journal_an_agent_is_no_proof() {
         let reason = wait(proof::prove(&jvm.target(), &app.stack, &means)).unwrap_err();
         assert_eq!(reason.code, ReasonCode::ProofMissing);
     });
+}
+
+/// Without an option about shared classes, which caches do not go together with.
+fn plain(jdk: &Jdk, arguments: &[&str]) -> Jvm {
+    Jvm::spawn(Command::new(jdk.program("java")).args(["-Xmx64m", "-XX:+UseSerialGC"]).args(arguments))
+}
+
+#[test]
+fn t22_a_forced_class_cache_never_passes_as_proof() {
+    let newest = jdks().iter().filter(|jdk| jdk.feature >= 25);
+    let mut ran = false;
+    for jdk in newest {
+        ran = true;
+        let app = app();
+        let cache = app.dir.path().join("app.aot");
+        let path = app.jar.to_str().unwrap();
+        let output = format!("-XX:AOTCacheOutput={}", cache.display());
+        let mut training = plain(jdk, &[&output, "-cp", path, "app.Main"]);
+        training.wait_for("says");
+        fs::write(training.work_dir().join("b"), "").unwrap();
+        training.wait_for("says b0");
+        let pid = rustix::process::Pid::from_raw(i32::try_from(training.pid()).unwrap()).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        let begun = std::time::Instant::now();
+        while training.is_alive() {
+            assert!(begun.elapsed() < PATIENCE, "{}", training.output());
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        assert!(cache.exists(), "{}", training.output());
+        let class_path = format!("{}:{path}", app.stack.layers[0].jar.display());
+        let used = format!("-XX:AOTCache={}", cache.display());
+        let mut jvm = plain(jdk, &[&used, "-cp", &class_path, "app.Main"]);
+        jvm.wait_for("says");
+        // A JVM with the flaw runs the old class without a word; one without it runs the patch.
+        let asked = prove(&jvm, &app.stack, true).unwrap();
+        let standing = of(&asked, "app.A")[0].standing;
+        assert_eq!(standing == Standing::Old, jvm.output().contains("says a0"), "{asked:#?}");
+        assert!(asked.alarms.iter().any(|alarm| alarm.code == ReasonCode::ClassCache), "{asked:#?}");
+        assert_eq!(prove(&jvm, &app.stack, false).unwrap_err().code, ReasonCode::ProofMissing);
+    }
+    if !ran {
+        skip("t22", "no JDK of version 25 or later is installed");
+    }
 }
