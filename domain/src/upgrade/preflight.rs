@@ -101,7 +101,10 @@ pub fn judge(policy: &Policy, asked: Asked<'_>, current: &ComponentState, facts:
     if patched && let Verdict::Stop(reason) = in_force(policy, asked) {
         return Verdict::Stop(reason);
     }
+    // What is damaged has to be put right while it is unhealthy: that is why it is.
+    let mends = facts.damage.is_some() && wanted.same_content(current);
     match &facts.baseline {
+        _ if mends => Verdict::Fetch,
         Some(Err(problem)) if policy.require_healthy_baseline && current.artifact().is_some() => {
             Verdict::Stop(Reason::new(ReasonCode::BaselineUnhealthy).with("problem", problem))
         }

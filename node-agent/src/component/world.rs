@@ -108,8 +108,29 @@ impl Node {
     /// For a component of the agent whose state is in `state_dir`.
     #[must_use]
     pub fn new(state_dir: &Path, config: &ComponentConfig, fetcher: Fetcher) -> Self {
-        let supervisor = Supervisor::new(state_dir, config);
         let patching = Patcher::new(state_dir, config).map(Patching::new);
+        Self::from_parts(config, Supervisor::new(state_dir, config), patching, fetcher)
+    }
+
+    /// Like [`Node::new`], with shims and helpers started from `program`.
+    #[must_use]
+    pub fn with_program(
+        state_dir: &Path,
+        config: &ComponentConfig,
+        fetcher: Fetcher,
+        program: &Path,
+    ) -> Self {
+        let patcher = Patcher::new(state_dir, config).map(|patcher| patcher.with_helper(program));
+        let supervisor = Supervisor::with_program(state_dir, config, program);
+        Self::from_parts(config, supervisor, patcher.map(Patching::new), fetcher)
+    }
+
+    fn from_parts(
+        config: &ComponentConfig,
+        supervisor: Supervisor,
+        patching: Option<Patching>,
+        fetcher: Fetcher,
+    ) -> Self {
         Self { config: config.clone(), probes: super::policy::probes(config), supervisor, patching, fetcher }
     }
 

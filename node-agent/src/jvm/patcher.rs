@@ -46,6 +46,8 @@ pub struct Patcher {
     jvm: JvmConfig,
     place: Place,
     state_dir: PathBuf,
+    /// Another program than this process's own provides the helper that attaches.
+    helper: Option<PathBuf>,
 }
 
 /// A stack that is asked about, with what is known of its patches.
@@ -73,7 +75,21 @@ impl Patcher {
     pub fn new(state_dir: &Path, config: &ComponentConfig) -> Option<Self> {
         let jvm = config.jvm.clone()?;
         let place = Place::new(&config.name, &config.path);
-        Some(Self { config: config.clone(), jvm, place, state_dir: state_dir.to_owned() })
+        Some(Self { config: config.clone(), jvm, place, state_dir: state_dir.to_owned(), helper: None })
+    }
+
+    /// Attaches with the helper of `program`, not of this process's own.
+    #[must_use]
+    pub fn with_helper(self, program: &Path) -> Self {
+        Self { helper: Some(program.to_owned()), ..self }
+    }
+
+    fn target(&self, pid: u32) -> Result<Target, Reason> {
+        let target = Target::of(pid)?;
+        Ok(match &self.helper {
+            Some(program) => target.with_helper(program),
+            None => target,
+        })
     }
 
     /// The component's configuration.
@@ -229,7 +245,7 @@ impl Patcher {
         let journal = self.place.journal();
         // In another mount namespace the path is another directory, or none.
         let journal = Some(journal.as_path()).filter(|path| path.is_dir() && !process::sees_other_files(pid));
-        live::patch(&Target::of(pid)?, view, mechanism, journal).await
+        live::patch(&self.target(pid)?, view, mechanism, journal).await
     }
 
     /// What the running JVM says is in force of a stack. Classes that run old code are in the proof.
@@ -242,7 +258,7 @@ impl Patcher {
             journal: Some(self.place.journal()),
             attach: self.jvm.java_agents == JavaAgents::Allowed,
         };
-        proof::prove(&Target::of(pid)?, view, &means).await
+        proof::prove(&self.target(pid)?, view, &means).await
     }
 
     /// The mechanism of the set that is in force.

@@ -4,6 +4,7 @@
 
 mod agent;
 mod attach;
+mod component;
 mod discover;
 mod java_jar;
 mod live;
