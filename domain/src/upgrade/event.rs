@@ -78,7 +78,7 @@ pub enum Event {
         /// Of which [`Effect::Perform`].
         ticket: u64,
         /// What it found, or why it failed.
-        answer: Result<Answer, Failure>,
+        answer: Box<Result<Answer, Failure>>,
     },
     /// A step under way has something to say, e.g. that an attempt to fetch failed.
     Note {

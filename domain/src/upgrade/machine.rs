@@ -103,7 +103,7 @@ impl Machine {
             Event::Hold(order) => self.hold(&order, now),
             Event::LocalRollback { to, message } => self.local_rollback(to, &message, now),
             Event::LocalApply { offer, message } => self.local_apply(&offer, &message, now),
-            Event::Done { ticket, answer } => self.done(ticket, answer, now),
+            Event::Done { ticket, answer } => self.done(ticket, *answer, now),
             Event::Note { ticket, reason } => self.note(ticket, reason, now),
             Event::Claim(answer) => self.claim_answered(answer, now),
             Event::Tick => self.tick(now),

@@ -355,7 +355,7 @@ impl<W: World> Actor<W> {
             if let Err(failure) = &answer {
                 tracing::warn!(component = %step.component, step = step.kind.as_str(), reason = %failure.reason, "step failed");
             }
-            let _ = internal.send(Event::Done { ticket, answer });
+            let _ = internal.send(Event::Done { ticket, answer: Box::new(answer) });
         });
         self.task = Some((ticket, abortable, task));
     }

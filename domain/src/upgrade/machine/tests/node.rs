@@ -248,7 +248,7 @@ impl Node {
         let Some((ticket, step)) = self.work.pop_front() else { return false };
         self.done.push(step.kind.as_str());
         let answer = self.perform(&step.kind);
-        self.send(Event::Done { ticket, answer });
+        self.send(Event::Done { ticket, answer: Box::new(answer) });
         true
     }
 
