@@ -174,7 +174,7 @@ impl Directory {
         let same = |record: &&Record| record.drift(&tree).is_empty();
         let claims: Vec<&Record> = store.of_inode(inode).collect();
         let by_content = || store.records.iter().find(same);
-        let record = claims.iter().copied().find(|record| same(&record)).or(claims.first().copied());
+        let record = claims.iter().copied().find(|record| same(record)).or(claims.first().copied());
         let record = record.or_else(by_content).cloned();
         let preserve = record.as_ref().map_or(&[][..], |record| &record.preserve);
         let digest = match &record {

@@ -152,7 +152,7 @@ fn an_upgrade_of_a_directory_that_was_there_and_the_ways_back() {
         assert_eq!(site.text("local/secret").as_deref(), Some("node's own"), "preserved");
         let mode = |file: &str| fs::metadata(site.path(file)).unwrap().permissions().mode() & 0o7777;
         assert_eq!((mode("index.php"), mode("bin/run"), mode("lib")), (0o644, 0o755, 0o755));
-        assert_eq!(fs::symlink_metadata(site.path("")).unwrap().is_dir(), true);
+        assert!(site.path("").is_dir());
         let link = fs::symlink_metadata(site.dir.path().join("site")).unwrap().is_symlink();
         assert_eq!(link, swap == SwapMode::Link);
         fs::write(site.path("local/secret"), "changed").unwrap();
