@@ -12,6 +12,7 @@ use tokio::{sync::watch, task::JoinSet, time::sleep};
 use upfleet_api::v1;
 
 use super::{
+    agent::Components,
     app::{COMPONENT, FIRST, OTHERS, Version, beside},
     child::{Child, Household, Program, last_lines},
     context::{CONTEXT, DevContext},
@@ -25,7 +26,7 @@ use crate::{
         config::{self, Config, NewContext},
         failure::{Failure, Result},
         release::{self, CreateArgs},
-        render::{self, Paint},
+        render,
     },
     exit::Exit,
 };
@@ -47,6 +48,8 @@ pub(super) struct Wanted {
     pub keep: Option<PathBuf>,
     /// For a person: the usual ports where they are free, and a context in the person's own configuration.
     pub for_a_person: bool,
+    /// What the agents look after.
+    pub components: Components,
 }
 
 /// One node of the fleet.
@@ -60,10 +63,10 @@ pub(super) struct Node {
 
 /// Where the controller listens.
 #[derive(Clone, Copy, Debug)]
-struct Ports {
-    api: u16,
+pub(super) struct Ports {
+    pub api: u16,
     enroll: u16,
-    metrics: u16,
+    pub metrics: u16,
 }
 
 /// A running dev fleet.
@@ -72,9 +75,10 @@ pub(super) struct Fleet {
     household: Arc<Household>,
     children: Mutex<Vec<Child>>,
     pub nodes: Vec<Node>,
-    ports: Ports,
+    pub ports: Ports,
     agent: PathBuf,
     demo: PathBuf,
+    pub components: Components,
     context: DevContext,
 }
 
@@ -115,12 +119,18 @@ impl Fleet {
             enroll: ports.pick(usual(7444))?,
             metrics: ports.pick(usual(7480))?,
         };
-        Ok(Self { household, children: Mutex::default(), nodes, ports, agent, demo, context })
+        let components = wanted.components.clone();
+        Ok(Self { household, children: Mutex::default(), nodes, ports, agent, demo, components, context })
     }
 
     /// Starts the controller and the agents, publishes the releases, and waits until every node runs the first.
     pub(super) async fn bring_up(&self, app: &App) -> Result<()> {
         self.start_controller().await?;
+        if matches!(self.components, Components::Own(_)) {
+            let client = self.connect().await?;
+            self.start_agents(&client).await?;
+            return self.wait_for_nodes(&client, |node| node.online && !node.components.is_empty()).await;
+        }
         let program = fs::read(&self.demo).map_err(|error| Failure::io("read", &self.demo, &error))?;
         for version in std::iter::once(&FIRST).chain(&OTHERS) {
             version.write(&program, &self.release_file(version.version))?;
@@ -178,6 +188,16 @@ impl Fleet {
                 Ok(client) => return Ok(client),
             }
         }
+    }
+
+    /// The fleet's directory.
+    pub(super) fn root(&self) -> &std::path::Path {
+        self.household.place.root()
+    }
+
+    /// Whether the directory stays after the end.
+    pub(super) fn is_kept(&self) -> bool {
+        self.household.place.is_kept()
     }
 
     /// Where a process writes.
@@ -281,15 +301,18 @@ impl Fleet {
     }
 
     /// Writes an agent's directory: its configuration, its token, and the demo service as it was before Upfleet.
+    /// A person's own components begin with nothing installed.
     fn write_agent(&self, node: &Node, secret: &str) -> Result<PathBuf> {
         let place = &self.household.place;
         let short = node.name.trim_start_matches("demo-");
         let root = place.directory(&format!("a{short}"))?;
         place.directory(&format!("a{short}/app"))?;
-        let app = root.join("app").join(COMPONENT);
-        let first = self.release_file(FIRST.version);
-        fs::copy(&first, &app).map_err(|error| Failure::io("copy", &first, &error))?;
-        let text = agent_config(&root.display().to_string(), node.port);
+        if matches!(self.components, Components::Demo) {
+            let app = root.join("app").join(COMPONENT);
+            let first = self.release_file(FIRST.version);
+            fs::copy(&first, &app).map_err(|error| Failure::io("copy", &first, &error))?;
+        }
+        let text = self.components.config(&root.display().to_string(), &node.name, node.port);
         for (file, text) in [("agent.toml", text.as_str()), ("token", secret)] {
             config::write_private(&root.join(file), text.as_bytes())?;
         }
@@ -375,81 +398,6 @@ impl Fleet {
             sleep(POLL).await;
         }
     }
-
-    /// What people see once it is up.
-    pub(super) fn welcome(&self, took: Duration, paint: Paint) -> String {
-        let ports = &self.ports;
-        let (first, last) = (&self.nodes[0], &self.nodes[self.nodes.len() - 1]);
-        let releases: Vec<String> =
-            OTHERS.iter().map(|version| format!("{} {}", version.version, version.about)).collect();
-        let tries = [
-            ("upfleet rollout start --release hello@1.1.0", "every node, one by one"),
-            ("upfleet rollout start --release hello@1.2.0", "the canary rolls back by itself, exit 3"),
-            ("upfleet rollout cancel ROLLOUT", "a halted rollout waits for a person: you"),
-            ("upfleet rollout start --release hello@1.3.0", "healthy at first: caught while it soaks"),
-            ("upfleet node show demo-1", "before and after"),
-            ("upfleet dev chaos kill-agent demo-3", "in the middle of a rollout, say"),
-        ];
-        let mut text = format!(
-            "{} dev mode - NOT FOR PRODUCTION (throwaway CA). mTLS is ON, as in production. Ready in {:.1} s.\n\
-             Controller  127.0.0.1:{}     Metrics  http://127.0.0.1:{}/metrics\n\
-             Agents      {} … {} online (real processes, each with its own directory and certificate)\n\
-             App         hello {} on http://127.0.0.1:{} … :{}\n\
-             Releases    {}\n\
-             Files       {}\n\
-             Context     {CONTEXT} is selected. Try, in another terminal:\n",
-            paint.bold(concat!("upfleet ", env!("CARGO_PKG_VERSION"))),
-            took.as_secs_f64(),
-            ports.api,
-            ports.metrics,
-            first.name,
-            last.name,
-            FIRST.version,
-            first.port,
-            last.port,
-            releases.join(" · "),
-            self.household.place.root().display(),
-        );
-        for (command, effect) in &tries {
-            text.push_str(&format!("  {:<46} {}\n", command, paint.dim(format!("# {effect}"))));
-        }
-        let end =
-            if self.household.place.is_kept() { "ends it and keeps the files" } else { "removes everything" };
-        text.push_str(&format!("Ctrl-C {end}.\n"));
-        text
-    }
-}
-
-/// The agent's configuration: as in production, with shorter timers.
-fn agent_config(root: &str, port: u16) -> String {
-    format!(
-        r#"# Written by `upfleet dev`.
-state_dir = "{root}/state"
-run_dir = "{root}/run"
-
-[[component]]
-name = "{COMPONENT}"
-path = "{root}/app/{COMPONENT}"
-kind = "binary"
-
-[component.run]
-mode = "supervised"
-command = ["{{path}}", "--port", "{port}"]
-stop_timeout = "2s"
-
-[[component.probe]]
-type = "http"
-url = "http://127.0.0.1:{port}/healthz"
-interval = "100ms"
-timeout = "1s"
-successes = 2
-failures = 2
-
-[component.health]
-soak = "1s"
-start_deadline = "10s"
-"#
-    )
 }
 
 /// Finds free ports, each once.

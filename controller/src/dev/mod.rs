@@ -4,6 +4,7 @@
 //! the timers differ. This process is their parent: it restarts what is killed, and when it ends, by whatever
 //! cause, everything ends with it (see `lifeline`).
 
+mod agent;
 mod app;
 mod chaos;
 mod child;
@@ -12,6 +13,7 @@ mod fleet;
 pub(crate) mod lifeline;
 mod place;
 mod scenario;
+mod welcome;
 
 use std::{path::PathBuf, time::Instant};
 
@@ -24,6 +26,7 @@ use crate::{
     },
     exit::Exit,
 };
+use agent::Components;
 use fleet::{Fleet, Wanted};
 
 /// What to bring up.
@@ -36,6 +39,10 @@ pub struct Args {
     /// Keep everything in this directory instead of a temporary one that is removed at the end.
     #[arg(long, value_name = "DIR")]
     keep: Option<PathBuf>,
+    /// Look after these components instead of the demo service: a file with `[[component]]` tables as in an agent's
+    /// configuration, where `{root}` stands for the node's directory, `{port}` for a free port and `{node}` for its name.
+    #[arg(long, value_name = "FILE", conflicts_with = "scenario")]
+    component: Option<PathBuf>,
     /// Play a story, print what happens, and end: exit 0 only where it happened as told.
     #[arg(long, value_enum, value_name = "STORY")]
     scenario: Option<scenario::Story>,
@@ -70,7 +77,12 @@ pub async fn run(app: &App, args: Args) -> Result<Exit> {
     }
     let begun = Instant::now();
     let wanted =
-        Wanted { agents: args.agents, keep: args.keep.clone(), for_a_person: args.scenario.is_none() };
+        Wanted {
+            agents: args.agents,
+            keep: args.keep.clone(),
+            for_a_person: args.scenario.is_none(),
+            components: Components::read(args.component.as_deref())?,
+        };
     // Ctrl-C is taken before anything is started, so that nothing is left behind whenever it comes.
     let mut interrupts = interrupts()?;
     let fleet = Fleet::begin(&wanted)?;
