@@ -374,7 +374,7 @@ reasons! {
     JarReplaced = "JAR_REPLACED", Information, Operator, "{path} on the disk is not the jar that process {pid} has open",
         hint "jars of a running JVM may be replaced by renaming only; restart it, then look what replaced it";
     StackDamaged = "STACK_DAMAGED", DataLoss, Operator, "{path} has SHA-256 {actual}, the stack says {expected}";
-    PatchProved = "PATCH_PROVED", Information, Nobody, "healthy; {proved} classes proved, {armed} armed, by {mechanism}";
+    PatchProved = "PATCH_PROVED", Information, Nobody, "healthy; classes proved: {proved}, armed: {armed}, by {mechanism}";
 
     // Files.
     LocalChanges = "LOCAL_CHANGES", FailedPrecondition, Operator, "{count} files were changed on the node, the first is {first}",

@@ -2,7 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{digest::Digest, id::Version};
+use crate::{
+    digest::Digest,
+    id::Version,
+    reason::{Reason, ReasonCode},
+};
 
 /// The highest patch number.
 pub const MAX_NUMBER: u32 = 999_999;
@@ -151,6 +155,21 @@ impl PatchSpec {
     #[must_use]
     pub fn class(&self, name: &str) -> Option<&PatchedClass> {
         self.classes.iter().find(|class| class.name == name)
+    }
+
+    /// Whether it can take effect in a running JVM, as its publisher says.
+    ///
+    /// # Errors
+    /// [`ReasonCode::LiveImpossible`] with the first of what stands in the way.
+    pub fn takes_live(&self) -> Result<(), Reason> {
+        let problem = match (&self.live.problems[..], self.needs_restart) {
+            (_, true) => "its publisher says that it needs a restart".to_owned(),
+            _ if self.live.possible => return Ok(()),
+            ([], false) => "it changes more than bodies of methods".to_owned(),
+            ([only], false) => only.clone(),
+            ([first, more @ ..], false) => format!("{first}, and {} more such changes", more.len()),
+        };
+        Err(Reason::new(ReasonCode::LiveImpossible).with("number", self.number).with("problem", problem))
     }
 
     /// The highest class-file major version in it; 0 where it has no class.

@@ -9,7 +9,6 @@ use super::{
 use crate::{
     digest::Digest,
     order::{self, DesiredState, Target},
-    patch::PatchSpec,
     reason::{Reason, ReasonCode},
     release::Kind,
     state::{Base, ComponentState, Layer, ReleaseRef},
@@ -254,7 +253,7 @@ fn stack(record: &Record, policy: &Policy, offer: &Offer) -> Result<Stack, Reaso
         let fresh =
             record.current.active().all(|layer| layer.release.artifact != offered.offered.release.artifact);
         if desired.live && fresh && !ordered.retired {
-            live(&offered.patch)?;
+            offered.patch.takes_live()?;
         }
         if !ordered.retired {
             stack.size = stack.size.saturating_add(offered.offered.size);
@@ -263,17 +262,6 @@ fn stack(record: &Record, policy: &Policy, offer: &Offer) -> Result<Stack, Reaso
         stack.layers.push(Layer { release: offered.offered.release, ..ordered.clone() });
     }
     Ok(stack)
-}
-
-/// Whether a patch can take effect in a running JVM, as its publisher says.
-fn live(patch: &PatchSpec) -> Result<(), Reason> {
-    let problem = match patch.live.problems.first() {
-        Some(problem) if !patch.live.possible => problem.clone(),
-        None if !patch.live.possible => "it changes more than bodies of methods".to_owned(),
-        _ if patch.needs_restart => "its publisher says that it needs a restart".to_owned(),
-        _ => return Ok(()),
-    };
-    Err(Reason::new(ReasonCode::LiveImpossible).with("number", patch.number).with("problem", problem))
 }
 
 fn same_name(ordered: &ReleaseRef, offered: &Offered) -> bool {

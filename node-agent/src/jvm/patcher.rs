@@ -356,18 +356,9 @@ impl Patcher {
             if in_force(change.layers, manifest) != in_force(&before, manifest)
                 && let Some(spec) = change.known.get(&manifest)
             {
-                live_possible(spec)?;
+                spec.takes_live()?;
             }
         }
         Ok(())
     }
-}
-
-fn live_possible(spec: &PatchSpec) -> Result<(), Reason> {
-    let problem = match (&spec.live, spec.needs_restart) {
-        (_, true) => "its publisher says that it needs a restart".to_owned(),
-        (live, false) if !live.possible => live.problems.join("; "),
-        _ => return Ok(()),
-    };
-    Err(Reason::new(ReasonCode::LiveImpossible).with("number", spec.number).with("problem", problem))
 }

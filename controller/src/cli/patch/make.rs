@@ -28,7 +28,7 @@ use upfleet_domain::{
     id::{ComponentId, Version},
     patch::{
         BaseRange, Fix, JarContents, PatchSpec,
-        finding::{Finding, Severity},
+        finding::{Finding, Rule, Severity},
         lint::{Subject, lint as judge},
         make::{Below, Build, Made, Recipe, Source, make},
     },
@@ -230,7 +230,8 @@ pub(super) fn build(app: &App, args: &BuildArgs) -> Result<Exit> {
     let linted = lint_made(&made, &bases, &below, args.java);
     let jar = jar::write(&made.entries)?;
     let manifest = manifest(args, &made.spec, &jar)?;
-    let findings_text = |paint| findings(&linted, paint);
+    // What can't take effect live is said with the contents already.
+    let others: Vec<Finding> = linted.iter().filter(|finding| finding.rule != Rule::Live).cloned().collect();
     if linted.iter().any(|finding| finding.severity == Severity::Error) && !args.force {
         let mut failure = Failure::usage("the patch would not work, nothing was written");
         failure.causes =
@@ -252,7 +253,7 @@ pub(super) fn build(app: &App, args: &BuildArgs) -> Result<Exit> {
         let mut text = format!("{}@{} in {out}\n", manifest.component, manifest.version);
         text.push_str(&patch_contents(&made.spec, paint));
         text.push_str(&size_line(jar.len() as u64, full_size, base_paths.first()));
-        text.push_str(&findings_text(paint));
+        text.push_str(&findings(&others, paint));
         text.push_str(&paint.dim(format!("next: upfleet patch publish {out}\n")));
         text
     });

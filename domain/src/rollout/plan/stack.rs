@@ -192,14 +192,7 @@ impl<'f> Stacks<'f> {
         let gone = from.active().filter(|layer| !there(to, layer));
         for layer in added.chain(gone) {
             let Some(spec) = self.spec(layer) else { continue };
-            let problem = match &spec.live {
-                _ if spec.needs_restart => "its publisher says that it needs a restart".to_owned(),
-                live if live.possible => continue,
-                live if live.problems.is_empty() => "it changes more than the bodies of methods".to_owned(),
-                live => live.problems.join("; "),
-            };
-            let reason = Reason::new(ReasonCode::LiveImpossible).with("number", layer.number);
-            return Err(reason.with("problem", problem).into());
+            spec.takes_live()?;
         }
         Ok(())
     }
