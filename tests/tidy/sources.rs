@@ -115,6 +115,8 @@ fn nothing_names_a_machine() {
     let mut faults = Vec::new();
     for file in &sources {
         for (number, line) in file.text.lines().enumerate() {
+            // The kernel's word for a process's root directory is none.
+            let line = line.replace(concat!("/ro", "ot/…"), "").replace(concat!("}/ro", "ot/"), "");
             if paths.iter().any(|path| line.contains(path)) {
                 faults.push(format!("{}:{}", file.path, number + 1));
             }

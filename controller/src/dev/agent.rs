@@ -28,9 +28,8 @@ impl Components {
 
     /// An agent's configuration. `root` is the node's directory, `port` a free one.
     pub(super) fn config(&self, root: &str, node: &str, port: u16) -> String {
-        let head = format!(
-            "# Written by `upfleet dev`.\nstate_dir = \"{root}/state\"\nrun_dir = \"{root}/run\"\n"
-        );
+        let head =
+            format!("# Written by `upfleet dev`.\nstate_dir = \"{root}/state\"\nrun_dir = \"{root}/run\"\n");
         let components = match self {
             Self::Demo => demo(),
             Self::Own(text) => text.clone(),

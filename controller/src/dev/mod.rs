@@ -76,13 +76,12 @@ pub async fn run(app: &App, args: Args) -> Result<Exit> {
         return chaos::run(app, command);
     }
     let begun = Instant::now();
-    let wanted =
-        Wanted {
-            agents: args.agents,
-            keep: args.keep.clone(),
-            for_a_person: args.scenario.is_none(),
-            components: Components::read(args.component.as_deref())?,
-        };
+    let wanted = Wanted {
+        agents: args.agents,
+        keep: args.keep.clone(),
+        for_a_person: args.scenario.is_none(),
+        components: Components::read(args.component.as_deref())?,
+    };
     // Ctrl-C is taken before anything is started, so that nothing is left behind whenever it comes.
     let mut interrupts = interrupts()?;
     let fleet = Fleet::begin(&wanted)?;

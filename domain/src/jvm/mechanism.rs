@@ -38,6 +38,8 @@ pub struct PatchJar {
     pub number: u32,
     /// An entry for later Java versions, below `META-INF/versions`, if it has one.
     pub versioned: Option<String>,
+    /// A file in it that is no class, if it has one.
+    pub resource: Option<String>,
     /// Its manifest says `Multi-Release: true`.
     pub multi_release: bool,
     /// The module that its manifest in the release names.
@@ -112,7 +114,7 @@ pub fn choose(facts: &Facts, wishes: &Wishes) -> Result<Choice, Reason> {
     };
     let module = module(facts, wishes);
     let problem = match mechanism {
-        Mechanism::JavaAgent => java_agent(facts, wishes),
+        Mechanism::JavaAgent => java_agent(facts, wishes).or_else(|| resources(facts)),
         Mechanism::ClassPath => class_path(facts, boot.as_ref()),
         Mechanism::PathingJar => pathing_jar(facts, boot.as_ref()),
         Mechanism::PropertiesLauncher => properties_launcher(facts, boot.as_ref()),
@@ -129,10 +131,18 @@ fn unfit(mechanism: Mechanism, problem: String) -> Reason {
     Reason::new(ReasonCode::MechanismUnfit).with("mechanism", mechanism).with("problem", problem)
 }
 
-/// The mechanism for how the JVM is started: the Java agent, which fits everything, or where that is forbidden the one
-/// for its way of starting.
+/// A Java agent replaces classes; whoever asks for a file gets the application's own.
+fn resources(facts: &Facts) -> Option<String> {
+    facts.patches.iter().find_map(|patch| {
+        let (number, name) = (patch.number, patch.resource.as_ref()?);
+        Some(format!("patch {number} ships the file `{name}`, which a Java agent can't put before the application's own"))
+    })
+}
+
+/// The mechanism for how the JVM is started: the Java agent, which fits everything but patches with other files than
+/// classes, or where that is forbidden the one for its way of starting.
 fn fitting(facts: &Facts, wishes: &Wishes, boot: Option<&Boot>) -> Result<Mechanism, Reason> {
-    if wishes.java_agents {
+    if wishes.java_agents && resources(facts).is_none() {
         return Ok(Mechanism::JavaAgent);
     }
     match &facts.start {
@@ -145,6 +155,8 @@ fn fitting(facts: &Facts, wishes: &Wishes, boot: Option<&Boot>) -> Result<Mechan
         Start::Elsewhere if wishes.module.is_some() => Ok(Mechanism::PatchModule),
         Start::Elsewhere => Ok(Mechanism::ClassPath),
         Start::Script(_) if wishes.module.is_some() => Ok(Mechanism::PatchModule),
+        // Refused with the file that is in the way.
+        Start::Script(_) if wishes.java_agents => Ok(Mechanism::JavaAgent),
         Start::Script(program) => Err(Reason::new(ReasonCode::JvmUnknown)
             .with("problem", format!("`{program}` is no java command, and Java agents are forbidden"))),
     }

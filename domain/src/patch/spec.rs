@@ -164,7 +164,10 @@ impl PatchSpec {
     pub fn takes_live(&self) -> Result<(), Reason> {
         let problem = match (&self.live.problems[..], self.needs_restart) {
             (_, true) => "its publisher says that it needs a restart".to_owned(),
-            _ if self.live.possible => return Ok(()),
+            _ if self.live.possible && self.resources.is_empty() => return Ok(()),
+            ([], false) if self.live.possible => {
+                "it ships files that are no classes, which the application may have read already".to_owned()
+            }
             ([], false) => "it changes more than bodies of methods".to_owned(),
             ([only], false) => only.clone(),
             ([first, more @ ..], false) => format!("{first}, and {} more such changes", more.len()),

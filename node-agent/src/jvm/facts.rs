@@ -115,16 +115,18 @@ fn of_manifest(manifest: &Manifest) -> MainJar {
 pub fn patch_jar(layer: &LayerView) -> PatchJar {
     let (number, module) = (layer.number, layer.spec.module.clone());
     let versioned = |name: &&str| name.starts_with("META-INF/versions/") && !name.ends_with('/');
+    let resource = layer.spec.resources.first().map(|resource| resource.name.clone());
     match Jar::open(&layer.jar) {
         Ok(jar) => {
             let names = jar.names();
             let versioned = names.iter().map(String::as_str).find(versioned).map(str::to_owned);
-            PatchJar { number, versioned, multi_release: jar.manifest().is_multi_release(), module }
+            let multi_release = jar.manifest().is_multi_release();
+            PatchJar { number, versioned, resource, multi_release, module }
         }
         Err(_) => {
             let names = layer.spec.resources.iter().map(|resource| resource.name.as_str());
             let versioned = { names }.find(versioned).map(str::to_owned);
-            PatchJar { number, versioned, multi_release: true, module }
+            PatchJar { number, versioned, resource, multi_release: true, module }
         }
     }
 }

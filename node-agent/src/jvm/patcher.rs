@@ -14,7 +14,6 @@ use upfleet_domain::{
         mechanism::{Choice, Facts, Start, Wishes, choose},
     },
     patch::{
-        PatchSpec,
         judge::{Application, judge, wanted},
         stack::Known,
     },

@@ -120,6 +120,17 @@ fn entries_for_later_versions_have_to_be_looked_at() {
     refused(&patched(class(), multi), Mechanism::JavaAgent, &["META-INF/versions/11"]);
 }
 
+#[test]
+fn a_file_that_is_no_class_needs_the_class_path() {
+    let patch = || PatchJar { resource: Some("messages.properties".into()), ..PatchJar::default() };
+    let class = patched(java("java -cp a.jar Main"), patch());
+    refused(&class, Mechanism::JavaAgent, &["messages.properties", "patch 7"]);
+    accepted(&class, Mechanism::ClassPath);
+    assert_eq!(choose(&class, &wish(None)).unwrap().mechanism, Mechanism::ClassPath);
+    let script = Facts { start: Start::Script("/opt/start.sh".into()), ..class };
+    assert_eq!(choose(&script, &wish(None)).unwrap_err().code, ReasonCode::MechanismUnfit);
+}
+
 /// T20.
 #[test]
 fn a_module_has_to_be_known_and_the_right_one() {

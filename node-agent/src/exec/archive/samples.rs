@@ -214,8 +214,21 @@ fn names() -> Vec<(String, Vec<u8>, &'static str)> {
     all
 }
 
-fn tars() -> Vec<(String, Vec<u8>, &'static str)> {
+/// Entries that are neither files nor directories.
+fn odd_kinds() -> Vec<(&'static str, Vec<u8>, &'static str)> {
     let odd = |kind: u8, link: &str| tar(&[tar_entry(b"odd", kind, 0o644, b"", link)]);
+    vec![
+        ("symbolic link", odd(b'2', "/etc/passwd"), "a symbolic link"),
+        ("hard link", odd(b'1', "../../outside"), "a hard link"),
+        ("character device", odd(b'3', ""), "a device"),
+        ("block device", odd(b'4', ""), "a device"),
+        ("named pipe", odd(b'6', ""), "a named pipe"),
+        ("sparse file", odd(b'S', ""), "a sparse file"),
+        ("unknown kind", odd(b'Z', ""), "of an unknown kind"),
+    ]
+}
+
+fn tars() -> Vec<(String, Vec<u8>, &'static str)> {
     let good = tar(&[file("a", "x")]);
     let mut damaged = good.clone();
     damaged[0] = b'b';
@@ -235,13 +248,6 @@ fn tars() -> Vec<(String, Vec<u8>, &'static str)> {
     let mut zeros = good.clone();
     zeros.resize(4 << 20, 0);
     let cases: Vec<(&str, Vec<u8>, &'static str)> = vec![
-        ("symbolic link", odd(b'2', "/etc/passwd"), "a symbolic link"),
-        ("hard link", odd(b'1', "../../outside"), "a hard link"),
-        ("character device", odd(b'3', ""), "a device"),
-        ("block device", odd(b'4', ""), "a device"),
-        ("named pipe", odd(b'6', ""), "a named pipe"),
-        ("sparse file", odd(b'S', ""), "a sparse file"),
-        ("unknown kind", odd(b'Z', ""), "of an unknown kind"),
         (
             "link by way of a directory",
             tar(&[tar_entry(b"d", b'2', 0o777, b"", ".."), file("d/escaped", "x")]),
@@ -294,7 +300,8 @@ fn tars() -> Vec<(String, Vec<u8>, &'static str)> {
         ("no archive", b"#!/bin/sh\nrm -rf /\n".repeat(40), "no tar, gzipped tar or zip"),
         ("empty", vec![], "cut off"),
     ];
-    cases.into_iter().map(|(what, bytes, said)| (format!("tar: {what}"), bytes, said)).collect()
+    let cases = odd_kinds().into_iter().chain(cases);
+    cases.map(|(what, bytes, said)| (format!("tar: {what}"), bytes, said)).collect()
 }
 
 fn zips() -> Vec<(String, Vec<u8>, &'static str)> {

@@ -7,7 +7,11 @@ use crate::{
     order::{HoldOrder, Target},
     reason::ReasonCode,
     state::stack_digest,
-    upgrade::{Outcome, Phase, event::Event, record::Passage},
+    upgrade::{
+        Outcome, Phase,
+        event::{Event, Offer},
+        record::Passage,
+    },
 };
 
 #[derive(Clone, Debug)]
@@ -87,6 +91,23 @@ struct Ledger {
     latest: String,
 }
 
+impl Ledger {
+    /// The next order of a new upgrade.
+    fn offer(&mut self, target: Target) -> Offer {
+        self.number += 1;
+        offer(self.number, &format!("r{}", self.upgrades), target)
+    }
+
+    /// Sends it; where it is taken, its upgrade is the latest.
+    fn begin(&mut self, node: &mut Node, order: Offer) {
+        node.send(Event::Order(Box::new(order)));
+        if node.answers.last().unwrap().is_ok() {
+            self.latest = format!("r{}", self.upgrades);
+            self.upgrades += 1;
+        }
+    }
+}
+
 fn act(node: &mut Node, ledger: &mut Ledger, act: &Act) {
     match act {
         Act::Install { raise, n, allow, hold, patches: mask } => {
@@ -123,26 +144,15 @@ fn act(node: &mut Node, ledger: &mut Ledger, act: &Act) {
         }
         Act::Restore(index) => {
             if let Some(state) = node.machine.record().kept.get(*index).cloned() {
-                ledger.number += 1;
-                let name = format!("r{}", ledger.upgrades);
-                node.send(Event::Order(Box::new(offer(ledger.number, &name, Target::Restore(state)))));
-                if node.answers.last().unwrap().is_ok() {
-                    ledger.upgrades += 1;
-                    ledger.latest = name;
-                }
+                let order = ledger.offer(Target::Restore(state));
+                ledger.begin(node, order);
             }
         }
         Act::Patch { patches: mask, live } => {
-            ledger.number += 1;
-            let name = format!("r{}", ledger.upgrades);
             let base = node.machine.record().current.base.clone();
-            let mut order = with_patches(offer(ledger.number, &name, Target::Stack(base)), &patches(*mask));
+            let mut order = with_patches(ledger.offer(Target::Stack(base)), &patches(*mask));
             order.desired.live = *live;
-            node.send(Event::Order(Box::new(order)));
-            if node.answers.last().unwrap().is_ok() {
-                ledger.upgrades += 1;
-                ledger.latest = name;
-            }
+            ledger.begin(node, order);
         }
         Act::Fall => node.fall(),
         Act::Old(old) => node.old_class = *old,
