@@ -122,15 +122,20 @@ struct Bench {
 
 impl Bench {
     fn new(jdk: &Jdk, jvm: &str) -> Self {
-        let dir = tempfile::tempdir().unwrap();
         let small = Jvm::small().iter().map(|option| format!("{option:?}, ")).collect::<String>();
-        let text = format!(
-            "name = \"app\"\npath = {:?}\nallow_local_apply = true\n[run]\nmode = \"supervised\"\nrestart_delay = \
-             \"20ms\"\ncommand = [{:?}, {small}\"-jar\", \"{{path}}\"]\n[health]\nsoak = \"300ms\"\n[[probe]]\ntype = \
-             \"process\"\ninterval = \"20ms\"\n[jvm]\n{jvm}",
-            dir.path().join("app.jar"),
-            jdk.program("java"),
-        );
+        let java = jdk.program("java");
+        Self::with(&format!(
+            "[run]\nmode = \"supervised\"\nrestart_delay = \"20ms\"\ncommand = [{java:?}, {small}\"-jar\", \
+             \"{{path}}\"]\n[health]\nsoak = \"300ms\"\n[[probe]]\ntype = \"process\"\ninterval = \
+             \"20ms\"\n[jvm]\n{jvm}"
+        ))
+    }
+
+    /// With these further lines of configuration.
+    fn with(text: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("app.jar");
+        let text = format!("name = \"app\"\npath = {path:?}\nallow_local_apply = true\n{text}");
         let config: ComponentConfig = toml::from_str(&text).unwrap();
         let (handle, task, shutdown) = launch(dir.path(), &config);
         Self { dir, config, handle, task: Some(task), shutdown }
@@ -356,6 +361,37 @@ fn the_order_is_by_number_and_the_base_by_digest() {
         assert_eq!(reason.code, ReasonCode::BaseMismatch, "{reason}");
         assert!(reason.metadata["expected"] != reason.metadata["actual"], "{reason}");
         assert_eq!(bench.pid().await, pid, "nothing was touched");
+        bench.close().await;
+    });
+}
+
+/// A JVM that somebody else runs is found by what it runs, patched live and taken back; what would need a restart is
+/// refused, since nobody would make one.
+#[test]
+fn a_jvm_that_the_agent_does_not_run_is_patched_live() {
+    let Some(jdk) = newest_jdk("a_jvm_that_the_agent_does_not_run_is_patched_live") else { return };
+    run(async {
+        let bench = Bench::with("[run]\nmode = \"none\"\n[jvm]\n");
+        let (plain, first) = (built("888888"), built("PATCH1"));
+        let (base, one) = (base(1, &plain), patch(1, &plain, &plain, &first));
+        assert_eq!(bench.apply(&base, &[], false, true).await, Outcome::Succeeded);
+        let mut jvm = Jvm::start(jdk, &["-jar", bench.config.path.to_str().unwrap()]);
+        jvm.wait_for("says 888888");
+        assert_eq!(bench.apply(&base, &[&one], false, false).await, Outcome::FailedUnchanged);
+        let history = History::new(&bench.state_dir(), &bench.config.name).read().unwrap();
+        assert_eq!(history.last().unwrap().reason.code, ReasonCode::RestartNeeded);
+        assert_eq!(bench.apply(&base, &[&one], true, false).await, Outcome::Succeeded);
+        jvm.wait_for("says PATCH1");
+        let proof = bench.inventory().await.proof.unwrap();
+        assert_eq!((proof.pid, proof.count(Standing::Proved)), (jvm.pid(), 1));
+        assert_eq!(bench.apply(&base, &[], true, false).await, Outcome::Succeeded);
+        until("way back to the old words", async || {
+            let output = jvm.output();
+            let last = output.lines().rev().find(|line| line.starts_with("says "));
+            (last == Some("says 888888")).then_some(())
+        })
+        .await;
+        assert!(jvm.is_alive());
         bench.close().await;
     });
 }
