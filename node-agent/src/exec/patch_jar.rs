@@ -14,18 +14,27 @@ use upfleet_domain::{
     reason::{Reason, ReasonCode},
 };
 
-use super::jar::{Jar, MANIFEST};
+use super::{
+    archive::{self, Limits},
+    jar::{Jar, MANIFEST},
+};
 
 /// The largest entry, unpacked.
 const MAX_ENTRY: u64 = 64 << 20;
 /// The most of all entries together, unpacked.
 const MAX_TOTAL: u64 = 512 << 20;
 
+/// How many entries a jar may have that are about itself: its manifest, an index, signatures.
+const ABOUT_ITSELF: usize = 64;
+
 /// Checks the jar at `path` against what the release says of it.
 ///
 /// # Errors
-/// [`ReasonCode::PatchInvalid`] with what is wrong.
+/// [`ReasonCode::ArchiveHostile`] where two programs could read it differently or it leads elsewhere;
+/// [`ReasonCode::PatchInvalid`] with what else is wrong.
 pub fn verify(path: &Path, spec: &PatchSpec) -> Result<(), Reason> {
+    let files = spec.classes.len() + spec.resources.len() + ABOUT_ITSELF;
+    archive::list(path, Limits { files, bytes: MAX_TOTAL })?;
     check(path, spec).map_err(|problem| Reason::new(ReasonCode::PatchInvalid).with("problem", problem))
 }
 

@@ -72,3 +72,21 @@ fn hostile_archives_are_refused_by_the_rule_they_break() {
     }
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
+
+/// Jars as the JDK's own tool writes them: a marked first entry, sizes behind the content.
+#[test]
+fn jars_of_the_jdk_are_read() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(dir.path().join("com/acme")).unwrap();
+    std::fs::write(dir.path().join("com/acme/A.class"), "one").unwrap();
+    let made =
+        std::process::Command::new("jar").args(["cf", "a.jar", "com"]).current_dir(dir.path()).status();
+    if !made.is_ok_and(|status| status.success()) {
+        eprintln!("skipped: jars_of_the_jdk_are_read: there is no jar tool");
+        return;
+    }
+    let found = list(&dir.path().join("a.jar"), LIMITS).unwrap();
+    let names: Vec<_> = found.keys().map(String::as_str).collect();
+    assert_eq!(names, ["META-INF/MANIFEST.MF", "com/acme/A.class"]);
+    assert_eq!(found["com/acme/A.class"].1, Digest::of(b"one"));
+}

@@ -149,7 +149,8 @@ fn check(entry: &Entry, extra: &[u8]) -> Result<(), Fault> {
     }
     let kind = entry.mode & 0o170_000;
     let directory = entry.name.ends_with(b"/");
-    if !(kind == 0 || kind == 0o100_000 && !directory || kind == 0o040_000 && directory) {
+    // A directory marked as a file is one all the same: it can have no content.
+    if !(kind == 0 || kind == 0o100_000 || kind == 0o040_000 && directory) {
         return fault("it is a link or a device; only regular files and directories are taken");
     }
     extra_fields(extra, &entry.shown())
@@ -215,7 +216,9 @@ fn descriptor(file: &File, entry: &Entry, at: u64, over: Option<u64>, shown: &st
 fn content(file: &File, gate: &mut Gate, entry: &Entry, at: u64, visit: Visit<'_>) -> Result<(), Fault> {
     let name = gate.name(&entry.name)?;
     if let Some(directory) = name.strip_suffix('/') {
-        return gate.directory(directory, entry.size + entry.packed);
+        // Some programs pack the nothing that a directory holds.
+        let packed_nothing = entry.method == 8 && entry.packed == 2 && bytes(file, at, 2)? == [3, 0];
+        return gate.directory(directory, entry.size + if packed_nothing { 0 } else { entry.packed });
     }
     let member = gate.file(name, entry.size, entry.mode & 0o100 != 0)?;
     let packed = At { file, at }.take(entry.packed);
