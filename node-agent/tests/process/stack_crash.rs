@@ -459,10 +459,21 @@ fn whole(dir: &Path, change: Change, about: &str) {
     }
 }
 
+/// Ends what a series started, also where the series fails.
+struct Ending<'a>(&'a Path);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let _ = runtime.block_on(supervisor(self.0).shutdown());
+    }
+}
+
 /// One series: some deaths, then a run to the end. Returns the points that were really died at.
 fn series(change: Change, deaths: &[&str]) -> Vec<String> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path();
+    let _ending = Ending(path);
     assert!(!child(path, Change::Settle, None) && !child(path, Change::Patch1, None));
     let mut died = Vec::new();
     for point in deaths {
