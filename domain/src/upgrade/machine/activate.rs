@@ -31,8 +31,12 @@ pub(super) fn switches(from: &ComponentState, to: &ComponentState, damaged: bool
     steps
 }
 
-/// The layers in force in `before` whose bytes are not in force in `after`.
+/// The layers in force in `before` whose bytes are not in force in `after`, on the same base. On another one there is
+/// nothing to be rid of: its JVM is a new one, and the originals that those patches name are not its own.
 pub(super) fn gone(before: &ComponentState, after: &ComponentState) -> Vec<Layer> {
+    if before.artifact() != after.artifact() {
+        return Vec::new();
+    }
     let stays = |layer: &Layer| after.active().any(|other| other.release.artifact == layer.release.artifact);
     before.active().filter(|layer| !stays(layer)).cloned().collect()
 }
@@ -136,5 +140,44 @@ impl Machine {
         if let Some(passage) = &mut self.record.passage {
             passage.reload = Some(answer.chars().take(MOST).collect());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{digest::Digest, state::ReleaseRef};
+
+    fn release(version: &str) -> ReleaseRef {
+        ReleaseRef {
+            component: "app".parse().unwrap(),
+            version: version.parse().unwrap(),
+            sequence: 1,
+            manifest: Digest::of(version.as_bytes()),
+            artifact: Digest::of(version.as_bytes()),
+        }
+    }
+
+    fn state(base: &str, numbers: &[u32]) -> ComponentState {
+        let mut state = ComponentState::release(release(base));
+        let layer = |number: &u32| Layer {
+            number: *number,
+            release: release(&format!("p{number}")),
+            retired: false,
+            contains: vec![],
+        };
+        state.layers = numbers.iter().map(layer).collect();
+        state
+    }
+
+    #[test]
+    fn what_is_gone_is_gone_from_the_same_base() {
+        let numbers = |before: &ComponentState, after: &ComponentState| -> Vec<u32> {
+            gone(before, after).iter().map(|layer| layer.number).collect()
+        };
+        assert_eq!(numbers(&state("1", &[10, 9]), &state("1", &[9])), [10]);
+        assert_eq!(numbers(&state("1", &[9]), &state("1", &[10, 9])), [0; 0]);
+        // A new base has other originals than those that the patches of the old one know.
+        assert_eq!(numbers(&state("1", &[10, 9]), &state("2", &[])), [0; 0]);
     }
 }
