@@ -65,7 +65,8 @@ fn table(text: &mut String, status: &Status, now: Time) {
 fn notes(component: &ComponentStatus) -> Vec<String> {
     let inventory = &component.inventory;
     let mut notes = Vec::new();
-    if let Some(proof) = &inventory.proof {
+    let bare = inventory.current.layers.is_empty();
+    if let Some(proof) = inventory.proof.as_ref().filter(|proof| !bare || !proof.classes.is_empty()) {
         let count = |standing| proof.count(standing);
         let (proved, armed, old) = (count(Standing::Proved), count(Standing::Armed), count(Standing::Old));
         let old = if old > 0 { format!(", {old} OLD") } else { String::new() };

@@ -55,12 +55,14 @@ impl Show {
 
 fn shown(found: &ComponentStatus, releases: &[VerifiedRelease], now: Time) -> String {
     let inventory = &found.inventory;
-    let proof = inventory.proof.as_ref();
+    // Without patches a JVM has nothing to prove, unless it still runs what was taken off.
+    let bare = inventory.current.layers.is_empty();
+    let proof = inventory.proof.as_ref().filter(|proof| !bare || !proof.classes.is_empty());
     let known = match proof {
         Some(proof) => {
             format!("{}, pid {}, asked {} ago", proof.mechanism, proof.pid, span(now.since(proof.time)))
         }
-        None if inventory.current.layers.is_empty() => "no patches".to_owned(),
+        None if bare => "no patches".to_owned(),
         None => "the JVM has not said what is in force".to_owned(),
     };
     let mut text = format!("{}  {}  {known}\n", inventory.component, inventory.current);

@@ -39,7 +39,9 @@ pub fn upgrade_line(
         let millis = (end.seconds - start.seconds) * 1000 + i64::from((end.nanos - start.nanos) / 1_000_000);
         line.add("t", format!("{}.{}s", millis.max(0) / 1000, millis.max(0) % 1000 / 100));
     }
-    if let Some(proof) = upgrade.proof.as_ref().filter(|_| upgrade.end_time.is_some()) {
+    if let Some(proof) =
+        upgrade.proof.as_ref().filter(|proof| upgrade.end_time.is_some() && !proof.classes.is_empty())
+    {
         let counts = super::stack::counts(proof, None);
         line.add("proved", counts.proved);
         line.add("armed", counts.armed);

@@ -170,7 +170,9 @@ pub fn stack_table(
 
 /// How it is known: which process was asked, and when.
 fn asked(node: &v1::Node, component: &v1::NodeComponent, now: i64, paint: Paint) -> String {
-    let known = match &component.proof {
+    let bare = component.current.iter().all(|state| state.layers.is_empty());
+    // Without patches a JVM has nothing to prove, unless it still runs what was taken off.
+    let known = match component.proof.as_ref().filter(|proof| !bare || !proof.classes.is_empty()) {
         Some(proof) => format!(
             "{}, pid {}, asked {}",
             mechanism(proof.mechanism()),
@@ -178,7 +180,7 @@ fn asked(node: &v1::Node, component: &v1::NodeComponent, now: i64, paint: Paint)
             since(proof.time.as_ref(), now)
         ),
         None if !component.patchable => "takes no patches".to_owned(),
-        None if component.current.iter().all(|state| state.layers.is_empty()) => "no patches".to_owned(),
+        None if bare => "no patches".to_owned(),
         None => paint.warn("the JVM has not said what is in force"),
     };
     if node.online {

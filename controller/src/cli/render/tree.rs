@@ -186,7 +186,8 @@ fn detail(upgrade: &v1::Upgrade, now: i64) -> String {
 
 /// The change, and what the node itself says of it: the classes in force, the answer to the reload.
 fn ended(upgrade: &v1::Upgrade, mut text: String) -> String {
-    if let Some(proof) = &upgrade.proof {
+    // Without patches there is nothing to prove.
+    if let Some(proof) = upgrade.proof.as_ref().filter(|proof| !proof.classes.is_empty()) {
         text.push_str(&format!("  {}", stack::proof_note(proof)));
     }
     if !upgrade.reload.is_empty() {

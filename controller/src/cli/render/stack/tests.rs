@@ -117,6 +117,8 @@ fn a_stack_that_nobody_vouches_for_says_so() {
     assert!(text.contains("the JVM has not said what is in force"), "{text}");
     let text = stack_table(&node(), &component(state("2.14.1", &[]), None), &[], 0, Paint::PLAIN);
     assert!(text.contains("2.14.1  no patches\n"), "{text}");
+    let nothing = component(state("2.14.1", &[]), Some(proof(vec![])));
+    assert!(stack_table(&node(), &nothing, &[], 0, Paint::PLAIN).contains("2.14.1  no patches\n"));
 }
 
 #[test]
