@@ -77,7 +77,7 @@ enum Command {
     #[command(subcommand)]
     User(user::Command),
     /// Show what a rollout would do; changes nothing.
-    Plan(plan::Args),
+    Plan(Box<plan::Args>),
     /// Start, watch and steer rollouts.
     #[command(subcommand)]
     Rollout(Box<rollout::Command>),
@@ -153,7 +153,7 @@ async fn run(app: &App, command: Command) -> Result<Exit> {
         Command::Patch(command) => patch::run(app, *command).await,
         Command::Token(command) => token::run(app, command).await,
         Command::User(command) => user::run(app, command).await,
-        Command::Plan(args) => plan::run(app, args).await,
+        Command::Plan(args) => plan::run(app, *args).await,
         Command::Rollout(command) => rollout::run(app, *command).await,
         Command::Dev(args) => crate::dev::run(app, args).await,
         Command::Init(args) => server::init(app, args).await,

@@ -115,7 +115,7 @@ fn base(base: &BaseRange) -> String {
 fn java(major: u16) -> String {
     match major {
         0 => String::new(),
-        ..=48 => "any".to_owned(),
+        1..=48 => "any".to_owned(),
         major => format!("{} or later", major - 44),
     }
 }
