@@ -34,6 +34,25 @@ pub(super) fn give(
     }
 }
 
+/// Gives a patch's jar what lets those read it who read what is installed: owner, group and the bits for reading and
+/// writing, and nothing that would let anybody do more. Of a directory, those of a first install.
+pub(super) fn give_jar(
+    file: &File,
+    place: &Place,
+    first: &FirstInstall,
+) -> Result<(), (&'static str, io::Error)> {
+    let installed = std::fs::symlink_metadata(&place.path).ok().filter(std::fs::Metadata::is_file);
+    let Some(old) = installed else {
+        return begin(file, &FirstInstall { mode: first.mode & 0o666, ..first.clone() });
+    };
+    let present = file.metadata().map_err(|error| ("read the metadata of", error))?;
+    if (old.uid(), old.gid()) != (present.uid(), present.gid()) {
+        fchown(file, Some(old.uid()), Some(old.gid())).map_err(|error| ("change the owner of", error))?;
+    }
+    let mode = std::fs::Permissions::from_mode(old.mode() & 0o666);
+    file.set_permissions(mode).map_err(|error| ("change the mode of", error))
+}
+
 /// Owner first, since changing it clears bits of the mode; then the mode; then attributes, since changing the
 /// owner drops capabilities.
 pub(super) fn copy(old: &File, new: &File) -> Result<(), (&'static str, io::Error)> {

@@ -192,7 +192,7 @@ impl Executor {
                     None => Ok(Answer::Verified(elf)),
                 }
             }
-            StepKind::Stage { digest, .. } => stage::stage(place, first, digest).map(done),
+            StepKind::Stage { digest, .. } => stage::stage(place, first, digest, is_patch).map(done),
             StepKind::VerifyKept { digest } => verify::kept(place, digest).map(done),
             StepKind::Backup { digest } => backup::back_up(place, digest).map(done),
             StepKind::Swap { digest } | StepKind::SwapBack { digest } => {

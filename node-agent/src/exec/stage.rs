@@ -12,7 +12,13 @@ use super::{
 };
 use crate::crash;
 
-pub(super) fn stage(place: &Place, first: &FirstInstall, digest: &Digest) -> Result<(), Reason> {
+/// `is_patch`: a patch's jar, which replaces nothing.
+pub(super) fn stage(
+    place: &Place,
+    first: &FirstInstall,
+    digest: &Digest,
+    is_patch: bool,
+) -> Result<(), Reason> {
     let (part, version) = (place.part(digest), place.version(digest));
     make_store(place).map_err(failed(ReasonCode::StageFailed, "create", &place.store))?;
     if !part.exists() {
@@ -21,7 +27,8 @@ pub(super) fn stage(place: &Place, first: &FirstInstall, digest: &Digest) -> Res
         return named(place);
     }
     let file = open(&part).map_err(failed(ReasonCode::StageFailed, "open", &part))?;
-    meta::give(&file, place, first)
+    let give = if is_patch { meta::give_jar } else { meta::give };
+    give(&file, place, first)
         .map_err(|(operation, error)| failed(ReasonCode::StageFailed, operation, &part)(error))?;
     crash::point("stage.metadata");
     // An error of fsync is final for this file: the kernel may have dropped the pages that it could not write.

@@ -149,3 +149,35 @@ fn a_look_leaves_no_trace_beside_the_component() {
     let names: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(names.len(), 2, "{names:?}");
 }
+
+/// A patch's jar is read by whoever reads the application, and never more than that: no bits to execute, also where the
+/// component is a directory behind a link.
+#[test]
+fn a_patch_is_staged_beside_a_directory_and_beside_a_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = place(dir.path());
+    install(&file, b"application");
+    std::fs::set_permissions(file.place().path(), std::fs::Permissions::from_mode(0o4750)).unwrap();
+    std::fs::create_dir(dir.path().join("tree")).unwrap();
+    symlink(dir.path().join("tree"), dir.path().join("link")).unwrap();
+    let first = FirstInstall { mode: 0o755, owner: None, group: None };
+    let rules = DirectoryRules { swap: crate::config::SwapMode::Link, first, executes: false };
+    let link = Place::new(&"shop".parse().unwrap(), &dir.path().join("link"));
+    let directory = Executor::of_directory(link, rules);
+    for (executor, mode) in [(file, 0o640), (directory, 0o644)] {
+        let digest = fetch(&executor, b"jar");
+        let release = patch_release(digest);
+        executor.perform(&StepKind::Stage { manifest: digest, digest }, Some(&release)).unwrap();
+        let staged = std::fs::metadata(executor.place().version(&digest)).unwrap();
+        assert_eq!(staged.mode() & 0o7777, mode);
+        executor.perform(&StepKind::VerifyKept { digest }, None).unwrap();
+    }
+}
+
+fn patch_release(digest: Digest) -> Manifest {
+    let text = format!(
+        r#"{{"format":1,"component":"web","version":"p1","sequence":1,"kind":"patch","artifacts":[],
+            "patch":{{"number":1,"classes":[],"live":{{"possible":true}}}},"notes":"{digest}"}}"#
+    );
+    serde_json::from_str(&text).unwrap()
+}
