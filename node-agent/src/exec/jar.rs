@@ -34,6 +34,14 @@ impl Jar {
         Self::of(Box::new(BufReader::new(File::open(path)?)))
     }
 
+    /// One that is open already.
+    ///
+    /// # Errors
+    /// As [`Jar::open`].
+    pub fn of_file(file: File) -> io::Result<Self> {
+        Self::of(Box::new(BufReader::new(file)))
+    }
+
     /// One within another.
     ///
     /// # Errors

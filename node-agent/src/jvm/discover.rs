@@ -134,8 +134,15 @@ impl<'a> Seen<'a> {
         Some(String::from_utf8_lossy(&bytes).into_owned())
     }
 
+    /// Its root directory, where that may be looked into.
+    #[must_use]
+    pub fn root(&self) -> Option<&Root> {
+        self.root.as_ref()
+    }
+
     /// A path as the JVM sees it; a relative one begins where the JVM works.
-    fn absolute(&self, path: &str) -> Option<String> {
+    #[must_use]
+    pub fn absolute(&self, path: &str) -> Option<String> {
         if path.starts_with('/') {
             return Some(path.to_owned());
         }

@@ -32,6 +32,7 @@ pub async fn patch(
     if let Some(reason) = refused(target.pid(), wanted, &report) {
         return Err(reason);
     }
+    report.answers(wanted)?;
     let warned = report.java_version.split('.').next().and_then(|major| major.parse().ok());
     let version = report.java_version.clone();
     let mut proof = report.into_proof(target.pid(), mechanism);

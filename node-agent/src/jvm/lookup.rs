@@ -2,26 +2,34 @@
 //!
 //! It shows that whoever loads a class finds the patched bytes first, not that the class is loaded: the most it
 //! says is *armed*. For JVMs that nobody may attach to and that take no Java agents.
+//!
+//! The JVM's user chose every path here, and may have put a link or a pipe at it: all are opened below the JVM's root
+//! directory, without waiting.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::{self, File},
+    fs::{self, File, OpenOptions},
     io::{self, Read as _},
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
 
+use rustix::fs::{FileType, OFlags, Stat};
 use sha2::{Digest as _, Sha256};
 use upfleet_domain::{
     digest::Digest,
     jvm::{
         ClassProof, Mechanism, Proof, Standing,
-        command::{self, JavaCommand, Main},
+        command::{JavaCommand, Main},
         manifest,
     },
     reason::{Reason, ReasonCode},
 };
 
 use super::{
+    Target,
+    discover::Seen,
+    namespace::{Links, kind},
     process, report,
     request::{LayerView, StackView},
 };
@@ -29,7 +37,6 @@ use crate::{exec::jar::Jar, processes::FileId};
 
 /// The largest jar that is hashed, in bytes.
 const MOST_BYTES: u64 = 1 << 30;
-const VARIABLES: [&str; 4] = ["JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS", "CLASSPATH"];
 
 /// A file that a process holds open.
 struct Open {
@@ -43,21 +50,25 @@ struct Open {
 ///
 /// # Errors
 /// `PROOF_MISSING` where the mechanism leaves no such trace, or the process can't be looked at.
-pub fn prove(pid: u32, wanted: &StackView, mechanism: Mechanism) -> Result<Proof, Reason> {
+pub fn prove(jvm: &Target, wanted: &StackView, mechanism: Mechanism) -> Result<Proof, Reason> {
+    let pid = jvm.pid();
     let classes = wanted.effective();
     let patched = classes.iter().any(|class| class.patched.is_some());
     if patched && matches!(mechanism, Mechanism::JavaAgent | Mechanism::Live) {
         return Err(missing("nobody may attach to it, and its Java agent left no journal of this stack"));
     }
-    if let Some(option) = cache(pid).filter(|_| patched) {
+    let view = Inside::of(jvm).ok_or_else(|| missing("its files can't be looked at"))?;
+    if let Some(option) = view.cache().filter(|_| patched) {
         return Err(missing(&format!("it is started with {option}, so its files do not say what it runs")));
     }
     let open = open_files(pid).map_err(|error| missing(&format!("its open files can't be read: {error}")))?;
-    let order = if patched { search_order(pid, mechanism)? } else { vec![] };
+    let order = if patched { view.search_order(mechanism)? } else { vec![] };
+    let hashed: Vec<(Digest, &str)> =
+        open.iter().filter_map(|file| Some((file.digest().ok()?, file.path.as_str()))).collect();
     let held = |layers: &[LayerView]| -> BTreeMap<u32, Option<String>> {
         let own = |layer: &LayerView| {
-            let holds = |file: &&Open| digest(&file.descriptor).is_ok_and(|digest| digest == layer.sha256);
-            (layer.number, open.iter().find(holds).map(|file| file.path.clone()))
+            let file = hashed.iter().find(|(digest, _)| *digest == layer.sha256);
+            (layer.number, file.map(|(_, path)| (*path).to_owned()))
         };
         layers.iter().filter(|layer| !layer.retired).map(own).collect()
     };
@@ -72,7 +83,7 @@ pub fn prove(pid: u32, wanted: &StackView, mechanism: Mechanism) -> Result<Proof
                 .find(|layer| layer.spec.class(&class.name).is_some())
                 .map(|layer| format!("the JVM still holds the jar of patch {} open", layer.number)),
             (Some(_), None) => Some(format!("the JVM does not hold the jar of patch {} open", class.number)),
-            (Some(_), Some(jar)) => first(pid, &order, &class.name, jar),
+            (Some(_), Some(jar)) => view.first(&order, &class.name, jar),
         };
         let first_accepted = class.accepts.first().copied().unwrap_or(Digest([0; 32]));
         ClassProof {
@@ -92,106 +103,111 @@ pub fn prove(pid: u32, wanted: &StackView, mechanism: Mechanism) -> Result<Proof
 
 /// What may lead to old code: a jar on the disk that is not the one open, a class cache in use.
 #[must_use]
-pub fn alarms(pid: u32, wanted: &StackView, mechanism: Mechanism) -> Vec<Reason> {
-    let mut alarms = vec![];
+pub fn alarms(jvm: &Target, wanted: &StackView, mechanism: Mechanism) -> Vec<Reason> {
+    let (pid, mut alarms) = (jvm.pid(), vec![]);
+    let Some(view) = Inside::of(jvm) else { return alarms };
+    let command = view.0.started.command();
     let names: BTreeSet<String> =
-        command(pid).map(|command| command.class_path_entries()).unwrap_or_default().into_iter().collect();
+        command.map(JavaCommand::class_path_entries).unwrap_or_default().into_iter().collect();
     for file in open_files(pid).unwrap_or_default() {
         let plain = file.path.strip_suffix(" (deleted)").unwrap_or(&file.path);
         let patch = wanted.layers.iter().any(|layer| layer.jar == Path::new(plain));
-        if !patch && !names.contains(plain) {
-            continue;
-        }
-        let there = fs::metadata(inside(pid, plain)).map(|metadata| FileId::of(&metadata)).ok();
-        if there != Some(file.id) {
+        if (patch || names.contains(plain)) && view.id(plain) != Some(file.id) {
             alarms.push(Reason::new(ReasonCode::JarReplaced).with("path", plain).with("pid", pid));
         }
     }
     if !matches!(mechanism, Mechanism::JavaAgent | Mechanism::Live)
-        && let Some(option) = cache(pid)
+        && let Some(option) = view.cache()
     {
         alarms.push(Reason::new(ReasonCode::ClassCache).with("option", option).with("pid", pid));
     }
     alarms
 }
 
-/// The option by which the JVM may run classes from a cache that was made without the patches.
-fn cache(pid: u32) -> Option<String> {
-    let command = command(pid)?;
-    let off = command.setting("AOTMode").is_some_and(|(mode, _)| mode == "off");
-    let (path, _) = command.setting("AOTCache").filter(|_| !off)?;
-    Some(format!("-XX:AOTCache={path}"))
-}
+/// What the JVM was told, and its files as it sees them.
+struct Inside<'a>(Seen<'a>);
 
-/// Why the class would not come from `jar`: `None` where it is the first that has it.
-fn first(pid: u32, order: &[String], class: &str, jar: &str) -> Option<String> {
-    let entry = format!("{}.class", class.replace('.', "/"));
-    for element in order {
-        if same(pid, element, jar) {
-            return None;
-        }
-        let path = inside(pid, element);
-        let has = if path.is_dir() {
-            path.join(&entry).exists()
-        } else {
-            Jar::open(&path).is_ok_and(|jar| jar.names().contains(&entry))
-        };
-        if has {
-            return Some(format!("{element} comes before the patch and has it as well"));
-        }
+impl<'a> Inside<'a> {
+    fn of(jvm: &'a Target) -> Option<Self> {
+        Seen::new(jvm.pid(), process::mapped(jvm.pid()), jvm.helper()).map(Self)
     }
-    Some(format!("{jar} is not on the class path"))
-}
 
-fn same(pid: u32, one: &str, other: &str) -> bool {
-    let id = |path: &str| fs::metadata(inside(pid, path)).map(|metadata| FileId::of(&metadata)).ok();
-    one == other || (id(one).is_some() && id(one) == id(other))
-}
+    /// The option by which the JVM may run classes from a cache that was made without the patches.
+    fn cache(&self) -> Option<String> {
+        let command = self.0.started.command()?;
+        let off = command.setting("AOTMode").is_some_and(|(mode, _)| mode == "off");
+        let (path, _) = command.setting("AOTCache").filter(|_| !off)?;
+        Some(format!("-XX:AOTCache={path}"))
+    }
 
-/// The places in which the JVM looks, in their order.
-fn search_order(pid: u32, mechanism: Mechanism) -> Result<Vec<String>, Reason> {
-    let command = command(pid).ok_or_else(|| missing("its command line can't be read as one of java"))?;
-    let separated = |text: &str, by: char| text.split(by).map(str::to_owned).collect::<Vec<_>>();
-    Ok(match mechanism {
-        Mechanism::PatchModule => {
-            let patches =
-                command.values(&["--patch-module"]).into_iter().filter_map(|value| value.split_once('='));
-            patches.flat_map(|(_, jars)| separated(jars, ':')).collect()
+    /// Links are followed, but never out of the JVM's root directory.
+    fn look(&self, path: &str) -> Option<Stat> {
+        self.0.root()?.look(&self.0.absolute(path)?, Links::Within).ok()
+    }
+
+    fn id(&self, path: &str) -> Option<FileId> {
+        self.look(path).map(|stat| FileId { device: stat.st_dev, inode: stat.st_ino })
+    }
+
+    fn jar(&self, path: &str) -> Option<Jar> {
+        let file = self.0.root()?.open(&self.0.absolute(path)?, Links::Within).ok()?;
+        Jar::of_file(file).ok()
+    }
+
+    /// Why the class would not come from `jar`: `None` where it is the first that has it.
+    fn first(&self, order: &[String], class: &str, jar: &str) -> Option<String> {
+        let entry = format!("{}.class", class.replace('.', "/"));
+        for element in order {
+            if self.same(element, jar) {
+                return None;
+            }
+            let directory = self.look(element).is_some_and(|stat| kind(&stat) == FileType::Directory);
+            let has = if directory {
+                self.look(&format!("{element}/{entry}")).is_some()
+            } else {
+                self.jar(element).is_some_and(|jar| jar.names().contains(&entry))
+            };
+            if has {
+                return Some(format!("{element} comes before the patch and has it as well"));
+            }
         }
-        Mechanism::PropertiesLauncher => {
-            let path = command.prefixed("-Dloader.path=").map(|(path, _)| path).unwrap_or_default();
-            separated(path, ',')
-        }
-        Mechanism::PathingJar => pathed(pid, &command).unwrap_or_default(),
-        _ => command.class_path_entries(),
-    })
-}
+        Some(format!("{jar} is not on the class path"))
+    }
 
-/// What the manifest of the jar that is run names.
-fn pathed(pid: u32, command: &JavaCommand) -> Option<Vec<String>> {
-    let Main::Jar(jar) = &command.main else {
-        return None;
-    };
-    let opened = Jar::open(&inside(pid, jar)).ok()?;
-    let urls = manifest::class_path(opened.manifest().main("Class-Path")?);
-    let beside = Path::new(jar).parent()?;
-    let paths = urls.iter().filter_map(|url| manifest::path_of_url(url));
-    Some(paths.map(|path| beside.join(path).to_string_lossy().into_owned()).collect())
-}
+    fn same(&self, one: &str, other: &str) -> bool {
+        one == other || self.id(one).is_some_and(|id| self.id(other) == Some(id))
+    }
 
-fn command(pid: u32) -> Option<JavaCommand> {
-    let argv = process::command_line(pid);
-    let environment: BTreeMap<_, _> = process::variables(pid, &VARIABLES).into_iter().collect();
-    let read = |path: &str| fs::read_to_string(inside(pid, path)).map_err(|error| error.to_string());
-    command::read(&argv, &environment, None, &read).ok()
-}
+    /// The places in which the JVM looks, in their order.
+    fn search_order(&self, mechanism: Mechanism) -> Result<Vec<String>, Reason> {
+        let command = self.0.started.command();
+        let command = command.ok_or_else(|| missing("its command line can't be read as one of java"))?;
+        let separated = |text: &str, by: char| text.split(by).map(str::to_owned).collect::<Vec<_>>();
+        Ok(match mechanism {
+            Mechanism::PatchModule => {
+                let patches =
+                    command.values(&["--patch-module"]).into_iter().filter_map(|value| value.split_once('='));
+                patches.flat_map(|(_, jars)| separated(jars, ':')).collect()
+            }
+            Mechanism::PropertiesLauncher => {
+                let path = command.prefixed("-Dloader.path=").map(|(path, _)| path).unwrap_or_default();
+                separated(path, ',')
+            }
+            Mechanism::PathingJar => self.pathed(command).unwrap_or_default(),
+            _ => command.class_path_entries(),
+        })
+    }
 
-/// A path of the process as the node reaches it.
-fn inside(pid: u32, path: &str) -> PathBuf {
-    if path.starts_with('/') {
-        PathBuf::from(format!("/proc/{pid}/root{path}"))
-    } else {
-        PathBuf::from(format!("/proc/{pid}/cwd/{path}"))
+    /// What the manifest of the jar that is run names.
+    fn pathed(&self, command: &JavaCommand) -> Option<Vec<String>> {
+        let Main::Jar(jar) = &command.main else {
+            return None;
+        };
+        let opened = self.jar(jar)?;
+        let urls = manifest::class_path(opened.manifest().main("Class-Path")?);
+        let beside = Path::new(jar).parent()?;
+        let paths = urls.iter().filter_map(|url| manifest::path_of_url(url));
+        Some(paths.map(|path| beside.join(path).to_string_lossy().into_owned()).collect())
     }
 }
 
@@ -211,11 +227,23 @@ fn open_files(pid: u32) -> io::Result<Vec<Open>> {
     Ok(found)
 }
 
-fn digest(path: &Path) -> io::Result<Digest> {
-    let mut file = File::open(path)?;
-    if file.metadata()?.len() > MOST_BYTES {
-        return Err(io::Error::other("too large"));
+impl Open {
+    fn digest(&self) -> io::Result<Digest> {
+        // What the descriptor leads to may be another file by now.
+        let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
+        let mut options = OpenOptions::new();
+        let file = options.read(true).custom_flags(flags.bits().cast_signed()).open(&self.descriptor)?;
+        let metadata = file.metadata()?;
+        if !metadata.is_file() || FileId::of(&metadata) != self.id || metadata.size() > MOST_BYTES {
+            return Err(io::Error::other("it is another file by now, or too large"));
+        }
+        hash(file)
     }
+}
+
+fn hash(file: File) -> io::Result<Digest> {
+    // One that grows while it is read is not read for ever.
+    let mut file = file.take(MOST_BYTES);
     let (mut hash, mut part) = (Sha256::new(), vec![0; 64 << 10]);
     loop {
         match file.read(&mut part)? {

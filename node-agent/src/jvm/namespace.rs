@@ -46,14 +46,31 @@ impl Root {
         Ok(openat2(&self.0, TMP, flags, Mode::empty(), resolve(Links::Refused))?)
     }
 
+    /// A regular file, to be read.
+    ///
+    /// # Errors
+    /// Where it can't be read or is no regular file.
+    pub fn open(&self, path: &str, links: Links) -> io::Result<File> {
+        // Without waiting: a named pipe would hold its reader for ever.
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        regular(openat2(&self.0, path, flags, Mode::empty(), resolve(links))?)
+    }
+
+    /// What lies at a path, without opening it.
+    ///
+    /// # Errors
+    /// Where nothing does, or it can't be looked at.
+    pub fn look(&self, path: &str, links: Links) -> io::Result<Stat> {
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        Ok(fstat(openat2(&self.0, path, flags, Mode::empty(), resolve(links))?)?)
+    }
+
     /// The content of a regular file, where it has at most `max` bytes.
     ///
     /// # Errors
     /// Where it can't be read, is no regular file, or is larger.
     pub fn read(&self, path: &str, max: u64, links: Links) -> io::Result<Vec<u8>> {
-        // Without waiting: a named pipe would hold its reader for ever.
-        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        read_file(openat2(&self.0, path, flags, Mode::empty(), resolve(links))?, max)
+        at_most(self.open(path, links)?, max)
     }
 }
 
@@ -109,12 +126,20 @@ pub fn kind(stat: &Stat) -> FileType {
 /// # Errors
 /// Where it can't be read, is no regular file, or is larger.
 pub fn read_file(file: OwnedFd, max: u64) -> io::Result<Vec<u8>> {
+    at_most(regular(file)?, max)
+}
+
+fn regular(file: OwnedFd) -> io::Result<File> {
     let stat = fstat(file.as_fd())?;
     if kind(&stat) != FileType::RegularFile {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
     }
+    Ok(File::from(file))
+}
+
+fn at_most(file: File, max: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    File::from(file).take(max.saturating_add(1)).read_to_end(&mut bytes)?;
+    file.take(max.saturating_add(1)).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > max {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("larger than {max} bytes")));
     }

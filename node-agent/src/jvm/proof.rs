@@ -40,25 +40,40 @@ pub async fn prove(target: &Target, wanted: &StackView, means: &Means) -> Result
     if wanted.effective().is_empty() {
         return Ok(Proof { pid, mechanism, classes: vec![], alarms: vec![], time: report::now() });
     }
-    let mut proof = match journal(target, wanted, means)? {
+    let (reading, asked, how) = (target.clone(), wanted.clone(), means.clone());
+    let mut proof = match blocking(move || journal(&reading, &asked, &how)).await? {
         Some(report) => report.into_proof(pid, mechanism),
         None => ask(target, wanted, means).await?,
     };
-    proof.alarms.extend(lookup::alarms(pid, wanted, mechanism));
+    let (jvm, asked) = (target.clone(), wanted.clone());
+    proof.alarms.extend(blocking(move || Ok(lookup::alarms(&jvm, &asked, mechanism))).await?);
     Ok(proof)
 }
 
+/// Files may be large, and a disk slow.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Reason> + Send + 'static,
+) -> Result<T, Reason> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(missing(&error.to_string())))
+}
+
 async fn ask(target: &Target, wanted: &StackView, means: &Means) -> Result<Proof, Reason> {
-    let by_files = || lookup::prove(target.pid(), wanted, means.mechanism);
+    let by_files = || {
+        let (jvm, wanted, mechanism) = (target.clone(), wanted.clone(), means.mechanism);
+        blocking(move || lookup::prove(&jvm, &wanted, mechanism))
+    };
     if !means.attach || target.obstacle.is_some() {
-        return by_files();
+        return by_files().await;
     }
     match java::ask(target, Operation::Prove, means.mechanism, wanted, None).await {
         Ok(report) => match report.refusals.first() {
-            None => Ok(report.into_proof(target.pid(), means.mechanism)),
+            None => {
+                report.answers(wanted)?;
+                Ok(report.into_proof(target.pid(), means.mechanism))
+            }
             Some(refusal) => Err(missing(&format!("the Java agent failed: {}", refusal.fields.join(" ")))),
         },
-        Err(reason) => by_files().map_err(|_| reason),
+        Err(reason) => by_files().await.map_err(|_| reason),
     }
 }
 
@@ -76,8 +91,9 @@ fn journal(target: &Target, wanted: &StackView, means: &Means) -> Result<Option<
     if let Some(refusal) = report.refusals.first() {
         return Err(missing(&format!("the Java agent failed at the start: {}", refusal.fields.join(" "))));
     }
-    // Classes that load while the agent still writes what holds are in it already or will be in a moment.
-    Ok((report.whole && report.set == wanted.set.to_string()).then_some(report))
+    // Classes that load while the agent still writes what holds are in it already or will be in a moment. One that
+    // leaves something out is no answer; the JVM can still be asked.
+    Ok((report.whole && report.answers(wanted).is_ok()).then_some(report))
 }
 
 /// The JVM's user may write there: no link is followed, nothing is waited for, and nothing endless is read.

@@ -3,7 +3,10 @@
 //! Both were written in a process that the agent does not trust: they are read with limits, and what does not
 //! parse is no proof.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::{
+    collections::BTreeMap,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use upfleet_domain::{
     digest::Digest,
@@ -12,8 +15,19 @@ use upfleet_domain::{
     time::Time,
 };
 
+use super::request::StackView;
+
 /// The most bytes that a report or a journal may have.
 pub const MOST_BYTES: u64 = 16 << 20;
+
+/// The most classes, each loader's counted, that a report or a journal may speak of.
+const MOST_CLASSES: usize = 50_000;
+/// The most notes and refusals each.
+const MOST_REMARKS: usize = 1000;
+/// The most fields of a refusal.
+const MOST_FIELDS: usize = 8;
+/// The longest field that is kept, in characters: as long as the Java agent writes them.
+const MOST_LETTERS: usize = 2000;
 
 /// A class that stood in the way of a change.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,17 +60,18 @@ impl Report {
     /// Reads a report. A torn one is not whole, but what it has is kept.
     ///
     /// # Errors
-    /// `PROOF_MISSING` where it is of another version or has a line that can't be understood.
+    /// `PROOF_MISSING` where it is of another version, has a line that can't be understood, or speaks of more classes
+    /// than there can be.
     pub fn parse(text: &str) -> Result<Self, Reason> {
         let mut lines = text.lines();
         if lines.next() != Some("upfleet-report\t1") {
             return Err(missing("its report is of another version"));
         }
-        let mut report = Self::default();
+        let mut reading = Reading::default();
         for line in lines {
-            report.line(line)?;
+            reading.line(line)?;
         }
-        Ok(report)
+        Ok(reading.finish())
     }
 
     /// Reads a journal: what holds since its last change of stack. A last line without its end is left out.
@@ -69,52 +84,43 @@ impl Report {
         if lines.next() != Some("upfleet-journal\t1") {
             return Err(missing("its journal is of another version"));
         }
-        let mut report = Self::default();
+        let mut reading = Reading::default();
         for line in lines {
             if line.starts_with("set\t") {
-                report.classes.clear();
-                report.refusals.clear();
-                report.whole = false;
+                reading.classes.clear();
+                reading.seen = 0;
+                reading.report.refusals.clear();
+                reading.report.whole = false;
             }
             if line == "overflow" {
                 return Err(missing("its journal ran full"));
             }
-            report.line(line)?;
+            reading.line(line)?;
         }
-        Ok(report)
+        Ok(reading.finish())
     }
 
-    fn line(&mut self, line: &str) -> Result<(), Reason> {
-        let fields: Vec<&str> = line.split('\t').collect();
-        match fields.as_slice() {
-            ["jvm", _, version, ..] => (*version).clone_into(&mut self.java_version),
-            ["set", set, _] => (*set).clone_into(&mut self.set),
-            ["class", rest @ ..] => {
-                let class = class(rest).ok_or_else(|| missing("a line of its report can't be understood"))?;
-                self.see(class);
+    /// Whether it answers what was asked: it is about this stack, and says of each class of it how its patched bytes
+    /// stand. What it leaves out is not in force for all anybody knows.
+    ///
+    /// # Errors
+    /// `PROOF_MISSING` with the first class that it does not speak of.
+    pub fn answers(&self, wanted: &StackView) -> Result<(), Reason> {
+        if self.set != wanted.set.to_string() {
+            return Err(missing("its answer is about another stack"));
+        }
+        for class in wanted.effective() {
+            let Some(patched) = class.patched else { continue };
+            let mut said = self.classes.iter().filter(|proof| proof.class == class.name).peekable();
+            if said.peek().is_none() {
+                return Err(missing(&format!("it says nothing of {} of patch {}", class.name, class.number)));
             }
-            ["note", kind, text] => self.notes.push(((*kind).to_owned(), (*text).to_owned())),
-            ["error", code, rest @ ..] => self.refusals.push(Refusal {
-                code: (*code).to_owned(),
-                fields: rest.iter().map(|field| (*field).to_owned()).collect(),
-            }),
-            ["end", _] => self.whole = true,
-            // What a later version says besides is no concern of this one.
-            _ => {}
+            let other = |proof: &&ClassProof| proof.expected != patched || proof.number != class.number;
+            if said.any(|proof| other(&proof)) {
+                return Err(missing(&format!("it speaks of other bytes of {} than those of patch {}", class.name, class.number)));
+            }
         }
         Ok(())
-    }
-
-    /// The later line about a class in a loader counts, and none that it is not loaded once it was.
-    fn see(&mut self, class: ClassProof) {
-        let loaded = |other: &ClassProof| other.class == class.class && !other.loader.is_empty();
-        if class.loader.is_empty() && self.classes.iter().any(loaded) {
-            return;
-        }
-        self.classes.retain(|other| {
-            other.class != class.class || (!other.loader.is_empty() && other.loader != class.loader)
-        });
-        self.classes.push(class);
     }
 
     /// The note of a kind, as texts.
@@ -133,6 +139,69 @@ impl Report {
     }
 }
 
+/// A report while it is read.
+#[derive(Default)]
+struct Reading {
+    report: Report,
+    /// By class and loader, in the order in which they were last spoken of.
+    classes: BTreeMap<String, BTreeMap<String, (usize, ClassProof)>>,
+    /// How many lines there were of classes.
+    seen: usize,
+}
+
+impl Reading {
+    fn line(&mut self, line: &str) -> Result<(), Reason> {
+        let fields: Vec<&str> = line.split('\t').collect();
+        let report = &mut self.report;
+        match fields.as_slice() {
+            ["jvm", _, version, ..] => report.java_version = text(version),
+            ["set", set, _] => report.set = text(set),
+            ["class", rest @ ..] => {
+                let class = class(rest).ok_or_else(|| missing("a line of its report can't be understood"))?;
+                self.see(class)?;
+            }
+            ["note", kind, note] if report.notes.len() < MOST_REMARKS => {
+                report.notes.push((text(kind), text(note)));
+            }
+            ["error", code, rest @ ..] if report.refusals.len() < MOST_REMARKS => {
+                let fields = rest.iter().take(MOST_FIELDS).map(|field| text(field)).collect();
+                report.refusals.push(Refusal { code: text(code), fields });
+            }
+            ["end", _] => report.whole = true,
+            // What a later version says besides is no concern of this one.
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// The later line about a class in a loader counts, and none that it is not loaded once it was.
+    fn see(&mut self, class: ClassProof) -> Result<(), Reason> {
+        self.seen += 1;
+        if self.seen > MOST_CLASSES {
+            return Err(missing("it speaks of too many classes"));
+        }
+        let loaders = self.classes.entry(class.class.clone()).or_default();
+        if class.loader.is_empty() && loaders.keys().any(|loader| !loader.is_empty()) {
+            return Ok(());
+        }
+        loaders.remove("");
+        loaders.insert(class.loader.clone(), (self.seen, class));
+        Ok(())
+    }
+
+    fn finish(mut self) -> Report {
+        let mut classes: Vec<_> = self.classes.into_values().flat_map(BTreeMap::into_values).collect();
+        classes.sort_by_key(|(order, _)| *order);
+        self.report.classes = classes.into_iter().map(|(_, class)| class).collect();
+        self.report
+    }
+}
+
+/// What a JVM's user wrote, as it may be kept and shown: not endless, and nothing that a terminal obeys.
+fn text(field: &str) -> String {
+    field.chars().take(MOST_LETTERS).map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
 /// The node's clock.
 pub(super) fn now() -> Time {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -145,7 +214,7 @@ fn class(fields: &[&str]) -> Option<ClassProof> {
     };
     let digest = |text: &str| if text.is_empty() { Some(None) } else { text.parse().ok().map(Some) };
     Some(ClassProof {
-        class: (*class).to_owned(),
+        class: text(class),
         number: number.parse().ok()?,
         standing: match *standing {
             "armed" => Standing::Armed,
@@ -153,8 +222,8 @@ fn class(fields: &[&str]) -> Option<ClassProof> {
             "old" => Standing::Old,
             _ => return None,
         },
-        loader: (*loader).to_owned(),
-        source: Some((*source).to_owned()).filter(|source| !source.is_empty()),
+        loader: text(loader),
+        source: Some(text(source)).filter(|source| !source.is_empty()),
         original: digest(original)?,
         expected: digest(expected)?.unwrap_or(Digest([0; 32])),
         mechanism: [
@@ -167,7 +236,7 @@ fn class(fields: &[&str]) -> Option<ClassProof> {
         ]
         .into_iter()
         .find(|known| known.as_str() == *mechanism)?,
-        problem: (*problem).to_owned(),
+        problem: text(problem),
     })
 }
 
@@ -197,6 +266,37 @@ mod tests {
         assert_eq!(seen, [("a.D", Standing::Armed), ("a.C", Standing::Proved)]);
         assert_eq!((report.set.as_str(), report.whole), ("other", false));
         assert!(Report::parse_journal(&format!("{text}overflow\n")).is_err());
+    }
+
+    #[test]
+    fn what_a_report_leaves_out_is_not_proved() {
+        let layer = crate::jvm::request::tests::layer(7, &[("a.C", &[1], 0x63), ("a.D", &[1], 0x63)]);
+        let stack = StackView { set: Digest([7; 32]), layers: vec![layer], gone: vec![] };
+        let read = |set: &Digest, lines: &[String]| {
+            let text = format!("upfleet-report\t1\nset\t{set}\tlive\n{}end\tok\n", lines.concat());
+            Report::parse(&text).unwrap().answers(&stack)
+        };
+        let (c, d) = (line("proved", "a.C", "app"), line("armed", "a.D", ""));
+        assert_eq!(read(&stack.set, &[c.clone(), d.clone()]), Ok(()));
+        for (set, lines) in [
+            (stack.set, vec![]),
+            (stack.set, vec![c.clone()]),
+            (Digest([8; 32]), vec![c.clone(), d.clone()]),
+            (stack.set, vec![c.replace(DIGEST, &"62".repeat(32)), d.clone()]),
+            (stack.set, vec![c.replace("\t7\t", "\t6\t"), d]),
+        ] {
+            assert_eq!(read(&set, &lines).unwrap_err().code, ReasonCode::ProofMissing, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn a_jvms_user_can_neither_fill_the_agent_nor_write_to_terminals() {
+        let endless = format!("upfleet-report\t1\n{}", line("old", "a.C", "app").repeat(MOST_CLASSES + 1));
+        assert_eq!(Report::parse(&endless).unwrap_err().code, ReasonCode::ProofMissing);
+        let long = line("old", "a.C", "app").replace("/a.jar", &format!("\u{1b}[2J{}", "x".repeat(9999)));
+        let report = Report::parse(&format!("upfleet-report\t1\n{long}")).unwrap();
+        let source = report.classes[0].source.as_deref().unwrap();
+        assert!(source.starts_with(" [2Jxx") && source.len() == MOST_LETTERS, "{source}");
     }
 
     #[test]

@@ -180,7 +180,7 @@ fn line(path: &Path) -> Result<&str, Reason> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use upfleet_domain::patch::PatchedClass;
 
@@ -188,7 +188,7 @@ mod tests {
         Digest([n; 32])
     }
 
-    fn layer(number: u32, classes: &[(&str, &[u8], u8)]) -> LayerView {
+    pub(in crate::jvm) fn layer(number: u32, classes: &[(&str, &[u8], u8)]) -> LayerView {
         let class = |(name, accepts, patched): &(&str, &[u8], u8)| PatchedClass {
             name: (*name).to_owned(),
             accepts: accepts.iter().map(|n| digest(*n)).collect(),

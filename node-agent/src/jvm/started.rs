@@ -48,6 +48,12 @@ impl Started {
         Self { command, read: false }
     }
 
+    /// The command line, where it could be read as one of java.
+    #[must_use]
+    pub fn command(&self) -> Option<&JavaCommand> {
+        self.read.then_some(&self.command)
+    }
+
     /// The main class, module or jar; empty where it can't be told.
     #[must_use]
     pub fn main(&self) -> String {
