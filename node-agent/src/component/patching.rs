@@ -1,7 +1,10 @@
 //! The JVM side of one component, as its actor needs it: stacks become views of jars, and work that blocks is done
 //! where blocking is allowed. Decides nothing.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use upfleet_domain::{
     digest::Digest,
@@ -17,6 +20,7 @@ use crate::{
         patcher::{Change, Patcher},
         request::{LayerView, StackView},
     },
+    processes,
     supervise::Launch,
 };
 
@@ -43,7 +47,8 @@ impl Patching {
             let (layers, view) = (stack.recorded(), own.view(&stack));
             let process = match own.0.find(process) {
                 Ok(pid) => Some(pid),
-                Err(reason) if live => return Err(reason),
+                // What can't be proved afterwards is better not begun.
+                Err(reason) if live || reason.code == ReasonCode::ProofMissing => return Err(reason),
                 Err(_) => process,
             };
             own.0.fit(&Change {
@@ -111,26 +116,31 @@ impl Patching {
         }
     }
 
-    /// Files of stack sets that a process has open or was started with: they stay. Blocks.
-    pub(super) fn in_use(&self, process: Option<u32>) -> Vec<PathBuf> {
-        let Ok(pid) = self.0.find(process) else { return Vec::new() };
+    /// Files of stack sets that any process has open or was started with: they stay. Blocks.
+    pub(super) fn in_use(&self) -> Vec<PathBuf> {
         let stacks = self.0.place().stacks();
-        let open = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-        let open = open.filter_map(|entry| std::fs::read_link(entry.path()).ok());
-        let mut used: Vec<PathBuf> = open.filter(|path| path.starts_with(&stacks)).collect();
-        let told = ["cmdline", "environ"]
-            .map(|file| std::fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default());
-        let prefix = format!("{}/", stacks.display());
-        for text in told.iter().map(|bytes| String::from_utf8_lossy(bytes)) {
-            for (at, _) in text.match_indices(&prefix) {
-                let rest = &text[at + prefix.len()..];
-                let name =
-                    rest.split(|letter: char| !letter.is_ascii_alphanumeric()).next().unwrap_or_default();
+        // Not the component's JVM alone: it may have several, or none yet below a script that was told of a set.
+        processes::all().into_keys().flat_map(|pid| used_by(pid, &stacks)).collect()
+    }
+}
+
+fn used_by(pid: u32, stacks: &Path) -> Vec<PathBuf> {
+    let open = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let open = open.filter_map(|entry| std::fs::read_link(entry.path()).ok());
+    let mut used: Vec<PathBuf> = open.filter(|path| path.starts_with(stacks)).collect();
+    let told =
+        ["cmdline", "environ"].map(|file| std::fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default());
+    let prefix = format!("{}/", stacks.display());
+    for text in told.iter().map(|bytes| String::from_utf8_lossy(bytes)) {
+        for (at, _) in text.match_indices(&prefix) {
+            let rest = &text[at + prefix.len()..];
+            let name = rest.split(|letter: char| !letter.is_ascii_alphanumeric()).next().unwrap_or_default();
+            if !name.is_empty() {
                 used.push(stacks.join(name).join("used"));
             }
         }
-        used
     }
+    used
 }
 
 async fn blocking<T: Send + 'static>(
@@ -140,4 +150,25 @@ async fn blocking<T: Send + 'static>(
         let reason = Reason::new(ReasonCode::StageFailed).with("operation", "work on");
         Err(reason.with("path", "the component's JVM").with("problem", error))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    #[test]
+    fn a_set_that_any_process_was_told_of_is_in_use() {
+        let dir = tempfile::tempdir().unwrap();
+        let stacks = dir.path().join("stacks");
+        let told = format!("{}/0a1b/java.args", stacks.display());
+        // It reads from this test until it is ended.
+        let mut child =
+            Command::new("sh").args(["-c", "read x", &told]).stdin(Stdio::piped()).spawn().unwrap();
+        let used = used_by(child.id(), &stacks);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(used, [stacks.join("0a1b/used")]);
+    }
 }

@@ -95,9 +95,8 @@ impl<W: World> Tools<W> {
             StepKind::Reload => self.world.reload().await.map(Answer::Reloaded),
             StepKind::Prune { stacks, .. } => {
                 let (kind, stacks, world) = (kind.clone(), stacks.clone(), Arc::clone(&self.world));
-                let process = self.world.process().await;
                 let pruned = self.on_files(gate, move |executor| {
-                    let in_use = world.in_use(&process);
+                    let in_use = world.in_use();
                     let stacks = exec::stack::prune(executor.place(), &stacks, &in_use);
                     let answer = executor.perform(&kind, None)?;
                     stacks.map(|()| answer)

@@ -72,8 +72,7 @@ pub trait World: Send + Sync + 'static {
         if stack.layers.is_empty() { Ok(None) } else { Err(unpatchable()) }
     }
     /// Files of stacks that what runs makes use of, though another stack may be in force. Blocks.
-    fn in_use(&self, process: &Process) -> Vec<PathBuf> {
-        let _ = process;
+    fn in_use(&self) -> Vec<PathBuf> {
         Vec::new()
     }
     /// Brings the running JVM to exactly this stack, all classes or none, and lets its next start use it too. `None`
@@ -252,12 +251,8 @@ impl World for Node {
         }
     }
 
-    fn in_use(&self, process: &Process) -> Vec<PathBuf> {
-        let supervised = self.config.run.mode == RunMode::Supervised;
-        match &self.patching {
-            Some(patching) if !supervised || process.pid().is_some() => patching.in_use(process.pid()),
-            _ => Vec::new(),
-        }
+    fn in_use(&self) -> Vec<PathBuf> {
+        self.patching.as_ref().map(Patching::in_use).unwrap_or_default()
     }
 
     async fn patch_live(&self, stack: View) -> Result<Option<Proof>, Failure> {

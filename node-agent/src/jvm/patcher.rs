@@ -192,7 +192,8 @@ impl Patcher {
     /// among what it runs.
     ///
     /// # Errors
-    /// [`ReasonCode::JvmGone`].
+    /// [`ReasonCode::JvmGone`] where none runs; [`ReasonCode::ProofMissing`] where there are several, so that nobody
+    /// takes them for none.
     pub fn find(&self, supervised: Option<u32>) -> Result<u32, Reason> {
         let gone = |problem: &str| {
             Reason::new(ReasonCode::JvmGone).with("component", &self.config.name).with("problem", problem)
@@ -202,7 +203,8 @@ impl Patcher {
             let mut own = all.iter().filter(|jvm| self.runs(jvm));
             let found = own.next().ok_or_else(|| gone("none names its path"))?;
             if own.next().is_some() {
-                return Err(gone("several name its path; let the agent run one of them"));
+                let problem = "several JVMs name the component's path; let the agent run one of them";
+                return Err(Reason::new(ReasonCode::ProofMissing).with("problem", problem));
             }
             return Ok(found.pid);
         };

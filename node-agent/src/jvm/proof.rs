@@ -1,7 +1,8 @@
 //! What a running JVM says is in force of a stack: by its journal, by asking it, or by the files that it holds open.
 
 use std::{
-    fs::OpenOptions,
+    collections::BTreeSet,
+    fs::{self, OpenOptions},
     io::Read as _,
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
@@ -18,6 +19,7 @@ use super::{
     report::{self, MOST_BYTES, Report},
     request::{Operation, StackView},
 };
+use crate::processes;
 
 /// By which means a JVM may be asked.
 #[derive(Clone, Debug)]
@@ -83,6 +85,7 @@ fn journal(target: &Target, wanted: &StackView, means: &Means) -> Result<Option<
         return Ok(None);
     };
     let subject = &target.subject;
+    tidy(dir);
     let name = format!("{}-{}.journal", subject.inner_pid, subject.identity.start_time);
     let Some(text) = read(&dir.join(name)) else {
         return Ok(None);
@@ -94,6 +97,21 @@ fn journal(target: &Target, wanted: &StackView, means: &Means) -> Result<Option<
     // Classes that load while the agent still writes what holds are in it already or will be in a moment. One that
     // leaves something out is no answer; the JVM can still be asked.
     Ok((report.whole && report.answers(wanted).is_ok()).then_some(report))
+}
+
+/// Removes the journals of JVMs that are gone, of which each start leaves one. Told by their start time: their pid may
+/// be that of another namespace.
+fn tidy(dir: &Path) {
+    let starts: BTreeSet<u64> = processes::all().into_values().map(|stat| stat.start_time).collect();
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let start =
+            name.to_str().and_then(|name| name.strip_suffix(".journal")?.rsplit_once('-')?.1.parse().ok());
+        if start.is_some_and(|start: u64| !starts.contains(&start)) {
+            // What can't be removed is no harm.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
 }
 
 /// The JVM's user may write there: no link is followed, nothing is waited for, and nothing endless is read.
@@ -111,4 +129,22 @@ fn read(path: &Path) -> Option<String> {
 
 fn missing(problem: &str) -> Reason {
     Reason::new(ReasonCode::ProofMissing).with("problem", problem)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn journals_go_with_their_jvms() {
+        let dir = tempfile::tempdir().unwrap();
+        let own = processes::stat(std::process::id()).unwrap().start_time;
+        let names = [format!("1-{own}.journal"), "1-0.journal".to_owned(), "else".to_owned()];
+        for name in &names {
+            fs::write(dir.path().join(name), "").unwrap();
+        }
+        tidy(dir.path());
+        let there = names.map(|name| dir.path().join(name).exists());
+        assert_eq!(there, [true, false, true]);
+    }
 }

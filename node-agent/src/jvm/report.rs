@@ -26,8 +26,8 @@ const MOST_CLASSES: usize = 50_000;
 const MOST_REMARKS: usize = 1000;
 /// The most fields of a refusal.
 const MOST_FIELDS: usize = 8;
-/// The longest field that is kept, in characters: as long as the Java agent writes them.
-const MOST_LETTERS: usize = 2000;
+/// The longest field that is kept, in characters: what is sent on has to fit into a message.
+const MOST_LETTERS: usize = 400;
 
 /// A class that stood in the way of a change.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -117,7 +117,10 @@ impl Report {
             }
             let other = |proof: &&ClassProof| proof.expected != patched || proof.number != class.number;
             if said.any(|proof| other(&proof)) {
-                return Err(missing(&format!("it speaks of other bytes of {} than those of patch {}", class.name, class.number)));
+                return Err(missing(&format!(
+                    "it speaks of other bytes of {} than those of patch {}",
+                    class.name, class.number
+                )));
             }
         }
         Ok(())

@@ -138,6 +138,7 @@ fn create(path: &Path) -> io::Result<File> {
 fn chosen<R: io::Read>(reader: &Reader<R>, wanted: Option<&ComponentId>) -> Result<ComponentId, Reason> {
     let mut names: Vec<&ComponentId> =
         reader.releases().iter().map(|brought| &brought.manifest.component).collect();
+    names.sort();
     names.dedup();
     let invalid = |problem: String| {
         Err(Reason::new(ReasonCode::InvalidArgument).with("field", "component").with("problem", problem))
