@@ -10,10 +10,12 @@ mod files;
 use std::{
     io::{self, BufRead, BufReader, Read, Write},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
+    sync::mpsc,
     time::Duration,
 };
 
+use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 
 pub use child::main;
@@ -21,12 +23,12 @@ pub(super) use child::{still, unreadable};
 pub(super) use files::tmp;
 
 use super::attach::Failure;
-use crate::processes::Identity;
+use crate::processes::{self, Identity};
 
 /// The most that an answer may hold: a dump of every thread of a large application fits.
 const MAX_ANSWER: u64 = 16 << 20;
 /// How much longer than its own deadline the child is given.
-const GRACE: Duration = Duration::from_secs(5);
+const GRACE: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 5 });
 
 /// The JVM that a request is about.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -198,6 +200,11 @@ fn exchange(
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()?;
+    let limit = Duration::from_millis(request.limit_ms).saturating_add(GRACE);
+    let watch = Watch::over(&child, limit).inspect_err(|_| {
+        let _ = child.kill().and_then(|()| child.wait());
+    });
+    let _watch = watch?;
     let (mut input, output) = (child.stdin.take(), child.stdout.take());
     let sent = input.as_mut().map_or(Ok(()), |input| send(input, request, contents));
     drop(input);
@@ -208,6 +215,32 @@ fn exchange(
         (Ok(answer), _) => Ok(answer),
         (Err(_), Err(error)) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
         (Err(error), _) => Err(io::Error::other(format!("it ended with {status}: {error}"))),
+    }
+}
+
+/// Ends a child that outlives its time. It keeps deadlines of its own, but it acts with the JVM's user, who may have
+/// stopped it, and whose file systems may never answer. The watch goes with this value, before or after the child.
+struct Watch(Option<mpsc::Sender<()>>);
+
+impl Watch {
+    fn over(child: &Child, limit: Duration) -> io::Result<Self> {
+        // Taken while the child can't have been waited for: the number stands for no other process.
+        let pid =
+            processes::as_pid(child.id()).ok_or_else(|| io::Error::other("the helper has no number"))?;
+        let child = pidfd_open(pid, PidfdFlags::empty())?;
+        let (done, waiting) = mpsc::channel();
+        std::thread::Builder::new().name("jvm-helper".into()).spawn(move || {
+            if waiting.recv_timeout(limit) == Err(mpsc::RecvTimeoutError::Timeout) {
+                let _ = pidfd_send_signal(child, Signal::KILL);
+            }
+        })?;
+        Ok(Self(Some(done)))
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.0.take();
     }
 }
 
@@ -248,4 +281,24 @@ pub fn announce(names: &[String], contents: &[Content]) -> io::Result<Vec<Piece>
     let piece =
         |(name, content): (&String, &Content)| Ok(Piece { name: name.clone(), length: content.open()?.0 });
     names.iter().zip(contents).map(piece).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{os::unix::fs::PermissionsExt as _, time::Instant};
+
+    use super::*;
+
+    #[test]
+    fn a_child_that_its_user_stopped_is_ended() {
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("stopped");
+        std::fs::write(&program, "#!/bin/sh\nkill -STOP $$\n").unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let identity = Identity::of(std::process::id()).unwrap();
+        let subject = Subject { identity, uid: 0, gid: 0, inner_pid: 1, no_signals: None };
+        let (begun, task) = (Instant::now(), Task::Remove { dir: "x".into() });
+        let answer = exchange(&program, &Request { subject, limit_ms: 0, task }, &[]);
+        assert!(answer.is_err() && begun.elapsed() < GRACE * 4, "{answer:?}");
+    }
 }
