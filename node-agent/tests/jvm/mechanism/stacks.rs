@@ -31,7 +31,7 @@ fn the_highest_number_is_in_force() {
             let ten = app.greeting_patch(10, "888888", Some("PATCH9"), "PATCH10");
             let says = |value: &str| format!("value={value} own=kept arguments=[a]");
             assert_eq!(app.says(&[]), says("888888"));
-            assert_eq!(app.says(&[nine.clone()]), says("PATCH9"));
+            assert_eq!(app.says(std::slice::from_ref(&nine)), says("PATCH9"));
             assert_eq!(app.says(&[ten.clone(), nine.clone()]), says("PATCH10"));
             assert_eq!(app.says(&[ten]), says("PATCH10"));
             assert_eq!(app.says(&[nine]), says("PATCH9"));
@@ -139,7 +139,9 @@ fn an_operators_own_script_follows_the_link() {
                 launch.argv.extend([script.clone(), "demo.Main".into()]);
                 super::app::said(&launch)
             };
-            for (layers, value) in [(&[][..], "888888"), (&[nine.clone()], "PATCH9"), (&[], "888888")] {
+            for (layers, value) in
+                [(&[][..], "888888"), (std::slice::from_ref(&nine), "PATCH9"), (&[], "888888")]
+            {
                 app.fit(layers).unwrap();
                 app.switch(layers);
                 assert!(start().starts_with(&format!("value={value}")), "{}", start());
@@ -169,8 +171,8 @@ fn a_live_change_needs_patches_that_can_be_live() {
         (app, fixed, later)
     };
     let (app_, fixed, later) = app("");
-    assert_eq!(app_.fit_live(&[later.clone()]), Ok(vec![]));
-    let reason = app_.fit_live(&[fixed.clone()]).unwrap_err();
+    assert_eq!(app_.fit_live(std::slice::from_ref(&later)), Ok(vec![]));
+    let reason = app_.fit_live(std::slice::from_ref(&fixed)).unwrap_err();
     assert!(reason.code == ReasonCode::LiveImpossible && reason.message().contains("total()"), "{reason}");
     app_.switch(std::slice::from_ref(&fixed));
     assert!(app_.fit_live(&[later.clone(), fixed.clone()]).is_ok(), "it stays");
