@@ -12,6 +12,7 @@ use upfleet_domain::{
     id::{ComponentId, NodeId},
     labels::Selector,
     reason::{Reason, ReasonCode},
+    release::Kind,
     state::{Base, ComponentState},
 };
 
@@ -161,13 +162,16 @@ impl Operations {
         }
         let mut shelves: BTreeMap<ComponentId, Shelf> =
             names.into_iter().map(|name| (name.clone(), Shelf::new(&question.fix))).collect();
-        for head in &heads {
-            let Some(shelf) = shelves.get_mut(&head.component) else { continue };
-            let full = match (has(head), head.patch_number) {
-                (true, Some(_)) => self.store.release_by_manifest(&head.digest).await.map_err(internal)?,
-                _ => None,
-            };
-            shelf.add(head, has(head), full.as_ref());
+        for head in heads.iter().filter(|head| head.patch_number.is_none()) {
+            if let Some(shelf) = shelves.get_mut(&head.component) {
+                shelf.add(head, has(head));
+            }
+        }
+        for (component, shelf) in &mut shelves {
+            let patches = self.store.releases(Some(component), Some(Kind::Patch), &Page::ALL).await;
+            for patch in patches.map_err(internal)?.rows {
+                shelf.add(&patch, has(&patch));
+            }
         }
         Ok(shelves)
     }

@@ -27,6 +27,8 @@ pub(super) struct Shelf {
     known: BTreeSet<Digest>,
     /// The patches with the fix, by the manifest's digest.
     patches: BTreeMap<Digest, PatchSpec>,
+    /// What each patch that is known says it supersedes.
+    supersedes: BTreeMap<Digest, Vec<u32>>,
     /// What would bring the fix, as people name it: patches with the bases they are for, and bases.
     offers: Vec<(String, Option<BaseRange>)>,
 }
@@ -38,11 +40,11 @@ impl Shelf {
     pub(super) fn new(fix: &str) -> Self {
         let fix = fix.to_owned();
         let (bases, known, patches) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
-        Self { fix, bases, known, patches, offers: Vec::new() }
+        Self { fix, bases, known, patches, supersedes: BTreeMap::new(), offers: Vec::new() }
     }
 
-    /// Adds a release; `full` has the manifest of a patch with the fix.
-    pub(super) fn add(&mut self, head: &ReleaseRecord, has: bool, full: Option<&ReleaseRecord>) {
+    /// Adds a release; that of a patch with its manifest.
+    pub(super) fn add(&mut self, head: &ReleaseRecord, has: bool) {
         let Some(number) = head.patch_number else {
             self.bases.insert(head.digest, has);
             if has && head.yanked.is_none() {
@@ -51,8 +53,13 @@ impl Shelf {
             return;
         };
         self.known.insert(head.digest);
-        let spec = full.and_then(|full| parse_manifest(&full.manifest).ok()?.patch);
-        let Some(spec) = spec.filter(|_| has) else { return };
+        let Some(spec) = parse_manifest(&head.manifest).ok().and_then(|manifest| manifest.patch) else {
+            return;
+        };
+        self.supersedes.insert(head.digest, spec.supersedes.clone());
+        if !has {
+            return;
+        }
         if head.yanked.is_none() {
             self.offers.push((format!("patch {number} ({})", head.name()), Some(spec.base.clone())));
         }
@@ -69,59 +76,62 @@ impl Shelf {
         }
         match self.holder(current) {
             None => (Standing::Lacks, None, Some(self.lacks(current))),
-            Some((number, classes)) => match self.doubt(inventory, number, classes) {
+            Some((number, patch)) => match Self::doubt(inventory, patch) {
                 None => (Standing::Patched, Some(number), None),
                 Some(reason) => (Standing::Unproved, Some(number), Some(reason)),
             },
         }
     }
 
-    /// The layer in force that has the fix, and the patch whose classes must be in force for that, where they can be
-    /// told.
-    fn holder(&self, current: &ComponentState) -> Option<(u32, Option<&PatchSpec>)> {
+    /// The number of the layer in force that has the fix, and the patch whose classes must be in force for that: its
+    /// own, or one that it contains or that retired because of it.
+    fn holder(&self, current: &ComponentState) -> Option<(u32, &PatchSpec)> {
         for layer in current.active() {
             if let Some(spec) = self.patches.get(&layer.release.manifest) {
-                return Some((layer.number, Some(spec)));
+                return Some((layer.number, spec));
             }
         }
-        let contained = |layer: &&Layer| {
-            layer.contains.iter().any(|number| self.patches.values().any(|spec| spec.number == *number))
+        let contained = |layer: &Layer| {
+            let gone = self.patches.values().find(|spec| layer.contains.contains(&spec.number))?;
+            Some((layer.number, gone))
         };
-        if let Some(layer) = current.active().find(contained) {
-            return Some((layer.number, None));
+        if let Some(found) = current.active().find_map(contained) {
+            return Some(found);
         }
-        // A patch retires only where one above it has its fixes.
-        let retired = |layer: &&Layer| layer.retired && self.patches.contains_key(&layer.release.manifest);
-        let lower = current.layers.iter().find(retired)?;
-        let above = current.active().filter(|layer| layer.number > lower.number).min_by_key(|l| l.number)?;
-        Some((above.number, None))
+        let retired = |layer: &Layer| {
+            let spec = self.patches.get(&layer.release.manifest).filter(|_| layer.retired)?;
+            Some((self.successor(current, layer.number)?, spec))
+        };
+        current.layers.iter().find_map(retired)
     }
 
-    /// Why it is not sure that the classes of a patch are in force.
-    fn doubt(
-        &self,
-        inventory: &ComponentInventory,
-        number: u32,
-        classes: Option<&PatchSpec>,
-    ) -> Option<Reason> {
-        if let Some(drift) = &inventory.drift {
-            return Some(drift.clone());
-        }
-        let missing = |problem: String| Some(Reason::new(ReasonCode::ProofMissing).with("problem", problem));
-        let Some(proof) = &inventory.proof else {
-            return missing("it was not asked, or no JVM of the component runs".to_owned());
+    /// The patch in force that made another retire: the one that says so, or else the next above it.
+    fn successor(&self, current: &ComponentState, number: u32) -> Option<u32> {
+        let says = |layer: &&Layer| {
+            let numbers = self.supersedes.get(&layer.release.manifest);
+            numbers.is_some_and(|numbers| numbers.contains(&number))
+        };
+        let above = || current.active().filter(|layer| layer.number > number);
+        let found = above().find(says).or_else(|| above().min_by_key(|layer| layer.number));
+        found.map(|layer| layer.number)
+    }
+
+    /// Why it is not sure that the classes of a patch are in force. That another patch is said to contain it, or to
+    /// supersede it, is not enough: it may ship only some of the classes.
+    fn doubt(inventory: &ComponentInventory, patch: &PatchSpec) -> Option<Reason> {
+        let proof = match voice(inventory) {
+            Ok(proof) => proof,
+            Err(reason) => return Some(*reason),
         };
         if let Some(old) = proof.old() {
             return Some(old);
         }
         let named = |class: &str| {
-            let ours =
-                |found: &&upfleet_domain::jvm::ClassProof| found.class == class && found.number >= number;
-            proof.classes.iter().any(|found| ours(&found))
+            proof.classes.iter().any(|found| found.class == class && found.number >= patch.number)
         };
         let whole = proof.classes.len() < WHOLE_BELOW;
-        let gap = classes?.classes.iter().find(|class| whole && !named(&class.name))?;
-        missing(format!("it does not name {}", gap.name))
+        let gap = patch.classes.iter().find(|class| whole && !named(&class.name))?;
+        Some(missing(format!("it does not name {}", gap.name)))
     }
 
     /// Why there is no fix, and what would bring it.
@@ -154,6 +164,27 @@ impl Shelf {
     }
 }
 
+/// What the JVM that runs now says, or why it says nothing that could be relied on.
+fn voice(inventory: &ComponentInventory) -> Result<&Proof, Box<Reason>> {
+    if let Some(drift) = &inventory.drift {
+        return Err(Box::new(drift.clone()));
+    }
+    // What the last JVM said is kept by the agent; it proves nothing once that has ended.
+    let runs = inventory.run_mode != "supervised" || inventory.pid.is_some();
+    let Some(proof) = inventory.proof.as_ref().filter(|_| runs) else {
+        return Err(Box::new(missing("it was not asked, or no JVM of the component runs".to_owned())));
+    };
+    // Nor does it once the JVM could not be asked again.
+    match inventory.alarms.iter().find(|alarm| !proof.alarms.contains(alarm)) {
+        Some(alarm) => Err(Box::new(alarm.clone())),
+        None => Ok(proof),
+    }
+}
+
+fn missing(problem: String) -> Reason {
+    Reason::new(ReasonCode::ProofMissing).with("problem", problem)
+}
+
 /// Whether the running JVM says that a patch in force is.
 pub(super) fn is_proved(inventory: &ComponentInventory, number: u32) -> bool {
     let fine = |proof: &Proof| {
@@ -164,7 +195,7 @@ pub(super) fn is_proved(inventory: &ComponentInventory, number: u32) -> bool {
         }
         own.all(|class| class.standing != ClassStanding::Old)
     };
-    inventory.drift.is_none() && inventory.proof.as_ref().is_some_and(fine)
+    voice(inventory).is_ok_and(fine)
 }
 
 #[cfg(test)]

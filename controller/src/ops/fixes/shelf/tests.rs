@@ -24,7 +24,7 @@ fn manifest(version: &str, fixes: &[&str], number: Option<u32>) -> Manifest {
         number,
         base: BaseRange { versions: vec!["1".parse().unwrap()], ..BaseRange::default() },
         fixes: fixes.clone(),
-        classes: vec![class("com.acme.Order"), class("com.acme.Cart")],
+        classes: vec![class("com.acme.Cart"), class("com.acme.Order")],
         removed: vec![],
         resources: vec![],
         requires: vec![],
@@ -95,7 +95,7 @@ fn shelf() -> (Shelf, [ReleaseRecord; 4]) {
     let mut shelf = Shelf::new("CVE-1");
     for (index, record) in records.iter().enumerate() {
         let has = [1, 2].contains(&index);
-        shelf.add(record, has, Some(record).filter(|_| has));
+        shelf.add(record, has);
     }
     (shelf, records)
 }
@@ -118,7 +118,7 @@ fn proof(classes: &[(&str, u32, ClassStanding)]) -> Proof {
 
 fn inventory(base: &ReleaseRecord, layers: Vec<Layer>, proof: Option<Proof>) -> ComponentInventory {
     let current = ComponentState { base: Base::Release(reference(base)), layers };
-    ComponentInventory { proof, ..fixtures::inventory(current) }
+    ComponentInventory { proof, pid: Some(1), ..fixtures::inventory(current) }
 }
 
 #[test]
@@ -150,6 +150,53 @@ fn each_way_to_stand_with_a_fix() {
     let retired = Layer { retired: true, ..layer(&patch) };
     let layers = vec![layer(&other), retired];
     check(&inventory(&old, layers, Some(proof(&both))), Standing::Patched, Some(4), None);
+}
+
+/// What is recorded of a patch that is gone says nothing of the classes that no other patch ships.
+#[test]
+fn a_fix_of_which_a_part_is_gone_is_not_proved() {
+    use ClassStanding::{Armed, Proved};
+    let (shelf, [old, _, patch, other]) = shelf();
+    let part = [("com.acme.Order", 4, Proved), ("com.acme.Cart", 0, Armed)];
+    let contains = Layer { contains: vec![3], ..layer(&other) };
+    let retired = Layer { retired: true, ..layer(&patch) };
+    for layers in [vec![contains], vec![layer(&other), retired]] {
+        let (standing, number, reason) = shelf.stands(&inventory(&old, layers, Some(proof(&part))));
+        assert_eq!((standing, number), (Standing::Unproved, Some(4)));
+        assert!(reason.unwrap().message().contains("com.acme.Cart"));
+    }
+}
+
+#[test]
+fn the_successor_of_a_retired_patch_is_the_one_that_says_so() {
+    let (mut shelf, [old, _, patch, other]) = shelf();
+    let mut manifest = manifest("p5", &[], Some(5));
+    manifest.patch.as_mut().unwrap().supersedes = vec![3];
+    let bytes = manifest.to_bytes();
+    let above = ReleaseRecord { digest: Digest::of(&bytes), manifest: bytes, ..record("p5", &[], Some(5)) };
+    shelf.add(&above, false);
+    let retired = Layer { retired: true, ..layer(&patch) };
+    let layers = vec![layer(&above), layer(&other), retired];
+    assert_eq!(shelf.stands(&inventory(&old, layers, None)).1, Some(5));
+}
+
+/// The agent keeps what the last JVM said: that counts while this JVM runs and can be asked.
+#[test]
+fn what_an_ended_or_silent_jvm_once_said_proves_nothing() {
+    use ClassStanding::Proved;
+    let (shelf, [old, _, patch, _]) = shelf();
+    let both = [("com.acme.Order", 3, Proved), ("com.acme.Cart", 3, Proved)];
+    let fine = inventory(&old, vec![layer(&patch)], Some(proof(&both)));
+    assert_eq!(shelf.stands(&fine).0, Standing::Patched);
+    let ended = ComponentInventory { run_mode: "supervised".into(), pid: None, ..fine.clone() };
+    let silent = Reason::new(ReasonCode::ProofMissing).with("problem", "it does not answer");
+    let silent = ComponentInventory { alarms: vec![silent], ..fine.clone() };
+    for inventory in [ended, silent] {
+        let (standing, _, reason) = shelf.stands(&inventory);
+        assert_eq!((standing, reason.unwrap().code), (Standing::Unproved, ReasonCode::ProofMissing));
+        assert!(!is_proved(&inventory, 3));
+    }
+    assert!(is_proved(&fine, 3));
 }
 
 #[test]
