@@ -12,6 +12,10 @@ use crate::v1;
 pub const MAX_CLASSES: usize = 500;
 /// The most JVMs of a node that are sent.
 pub const MAX_JVMS: usize = 500;
+/// The most bytes of class paths that are sent of all JVMs of a node together.
+const MAX_CLASS_PATHS: usize = 1024 * 1024;
+/// The most bytes of any other text of a JVM, or of all its Java agents.
+const MAX_TEXT: usize = 1000;
 
 impl From<Mechanism> for v1::Mechanism {
     fn from(mechanism: Mechanism) -> Self {
@@ -151,6 +155,48 @@ impl From<&Jvm> for v1::Jvm {
     }
 }
 
+/// The JVMs of a node as one message of bounded length, whatever command lines the users of the node write: a longer
+/// one would end the session, again and again.
+#[must_use]
+pub fn inventory(jvms: &[Jvm]) -> v1::JvmInventory {
+    let share = MAX_CLASS_PATHS / jvms.len().clamp(1, MAX_JVMS);
+    let brief = |jvm: &Jvm| {
+        let mut wire = v1::Jvm::from(jvm);
+        for text in [&mut wire.java_home, &mut wire.java_version, &mut wire.vendor, &mut wire.main] {
+            cut(text);
+        }
+        cut(&mut wire.attach_problem);
+        wire.class_path = within_bytes(wire.class_path, share);
+        wire.java_agents = within_bytes(wire.java_agents, MAX_TEXT);
+        wire
+    };
+    v1::JvmInventory { jvms: jvms.iter().take(MAX_JVMS).map(brief).collect() }
+}
+
+fn cut(text: &mut String) {
+    if text.len() > MAX_TEXT {
+        text.truncate(text.floor_char_boundary(MAX_TEXT));
+        text.push('…');
+    }
+}
+
+/// The first of a list's texts, and how many more there are.
+fn within_bytes(mut texts: Vec<String>, mut budget: usize) -> Vec<String> {
+    // A text takes a few bytes more on the wire.
+    let long = texts.iter().position(|text| {
+        let rest = budget.checked_sub(text.len() + 4);
+        budget = rest.unwrap_or(0);
+        rest.is_none()
+    });
+    let count = long.unwrap_or(texts.len());
+    let more = texts.len() - count;
+    texts.truncate(count);
+    if more > 0 {
+        texts.push(format!("… and {more} more"));
+    }
+    texts
+}
+
 impl TryFrom<v1::Jvm> for Jvm {
     type Error = Reason;
 
@@ -170,5 +216,38 @@ impl TryFrom<v1::Jvm> for Jvm {
             container: wire.container,
             component: (!wire.component.is_empty()).then_some(wire.component),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message as _;
+    use upfleet_domain::time::Time;
+
+    use super::*;
+
+    #[test]
+    fn no_command_line_makes_the_inventory_too_long_for_a_message() {
+        let jvm = |pid, entries: usize| Jvm {
+            pid,
+            inner_pid: None,
+            started: Time(1),
+            uid: 0,
+            java_home: "/opt/jdk".into(),
+            java_version: "17".into(),
+            vendor: String::new(),
+            main: "ä".repeat(100_000),
+            class_path: vec!["/opt/some/where/library-of-the-application.jar".into(); entries],
+            java_agents: vec!["x".repeat(100_000)],
+            attachable: Attachable::Yes,
+            container: false,
+            component: None,
+        };
+        let wire = inventory(&(0..600).map(|pid| jvm(pid, 10_000)).collect::<Vec<_>>());
+        assert_eq!(wire.jvms.len(), MAX_JVMS);
+        assert!(wire.encoded_len() < 3 * 1024 * 1024, "{}", wire.encoded_len());
+        assert_eq!(wire.jvms[0].class_path.last().unwrap(), "… and 9959 more");
+        let few = inventory(&[jvm(1, 500)]);
+        assert_eq!((few.jvms[0].class_path.len(), &*few.jvms[0].java_agents[0]), (500, "… and 1 more"));
     }
 }

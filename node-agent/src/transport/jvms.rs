@@ -3,10 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use tokio::sync::broadcast;
-use upfleet_api::{
-    convert::jvm::MAX_JVMS,
-    v1::{self, session_request::Message},
-};
+use upfleet_api::{convert, v1::session_request::Message};
 use upfleet_domain::{jvm::Jvm, upgrade::UpgradeState};
 
 use super::session::{Sender, snapshots};
@@ -24,8 +21,7 @@ pub(super) async fn tell(handles: &Handles, mut said: broadcast::Receiver<Outgoi
     loop {
         let jvms = look(handles).await;
         if told.as_ref() != Some(&jvms) {
-            let wire = jvms.iter().take(MAX_JVMS).map(Into::into).collect();
-            sender.send(Message::JvmInventory(v1::JvmInventory { jvms: wire })).await;
+            sender.send(Message::JvmInventory(convert::jvm::inventory(&jvms))).await;
             told = Some(jvms);
         }
         // An upgrade that ended has started another JVM, or the same one anew.
