@@ -50,5 +50,5 @@ contract! {
         an_ended_upgrade_stays_ended_unless_presumed, stale_rollouts_and_upgrades_are_refused,
         a_refusal_ends_what_has_not_begun, lists_are_paged_and_filtered;
     stacks: a_patch_number_is_of_one_release, each_component_is_visited_once, what_is_wrong_is_counted,
-        jvms_are_replaced_as_a_whole, history_has_each_attempt_and_each_change_by_hand;
+        jvms_are_replaced_as_a_whole, the_end_of_an_upgrade_says_what_runs, history_has_each_attempt_and_each_change_by_hand;
 }

@@ -6,6 +6,7 @@ use upfleet_domain::{
     digest::Digest,
     id::NodeId,
     jvm::{Attachable, ClassProof, Jvm, Mechanism, Proof, Standing},
+    order::Generation,
     patch::Fix,
     reason::{Reason, ReasonCode},
     release::Kind,
@@ -48,6 +49,39 @@ pub async fn a_patch_number_is_of_one_release(store: Arc<dyn Store>) {
     assert_eq!(heads.len(), 4);
     assert!(heads.iter().all(|head| head.manifest.is_empty()));
     assert_eq!(store.release_heads(Some(&web)).await.unwrap()[0].fixes[0].id, "FIX-2");
+}
+
+/// The inventory that says so as well comes later, and may not come before the next plan is made.
+pub async fn the_end_of_an_upgrade_says_what_runs(store: Arc<dyn Store>) {
+    let before = ComponentState::unmanaged(Digest::of(b"before"));
+    let known = |changed, number| ComponentInventory {
+        changed,
+        generation: Generation { epoch: 1, number },
+        ..inventory(before.clone())
+    };
+    let ended = UpgradeState::Ended(Outcome::Succeeded);
+    // Each reports at 50, as of generation 1, that nothing is installed any more.
+    let told = [
+        ("a", known(Some(Time(40)), 1), true),
+        ("b", known(Some(Time(60)), 1), false),
+        ("c", known(None, 2), false),
+    ];
+    for (position, (node, inventory, newer)) in told.into_iter().enumerate() {
+        let (upgrade_id, rollout) = (format!("u-{node}"), format!("r-{node}"));
+        let upgrades = vec![upgrade(node, position, Some(&upgrade_id))];
+        store
+            .commit(vec![put_node(node), put(node, inventory), create(&rollout, 10, upgrades)])
+            .await
+            .unwrap();
+        store
+            .commit(vec![report(node, &upgrade_id, 1, UpgradeState::Active(Phase::Fetching))])
+            .await
+            .unwrap();
+        assert_eq!(store.components(&node_id(node)).await.unwrap()[0].inventory.current, before);
+        store.commit(vec![report(node, &upgrade_id, 2, ended)]).await.unwrap();
+        let current = store.components(&node_id(node)).await.unwrap().remove(0).inventory.current;
+        assert_eq!(current == ComponentState::absent(), newer, "{node}");
+    }
 }
 
 fn put(node: &str, inventory: ComponentInventory) -> Change {

@@ -7,8 +7,9 @@ use upfleet_domain::{
     jvm::{Jvm, Standing},
     order::{DesiredState, Generation, HoldOrder},
     release::Platform,
-    report::ComponentInventory,
+    report::{ComponentInventory, UpgradeReport},
     time::Time,
+    upgrade::UpgradeState,
 };
 
 use super::{
@@ -128,6 +129,24 @@ pub(super) async fn put_component(
     history::changed_locally(batch, &node, before.as_ref(), &inventory).await?;
     batch.tell_node(node);
     Ok(())
+}
+
+/// The end of an upgrade says what the component runs now. The inventory says it as well, but later: a stack planned in
+/// between from what was there before would take off what has just been put on.
+pub(super) async fn upgrade_ended(batch: &mut Batch<'_>, node: &NodeId, told: &UpgradeReport) -> Result<()> {
+    let (UpgradeState::Ended(_), Some(current)) = (told.state, &told.current) else { return Ok(()) };
+    let select = "SELECT revision, doc FROM component WHERE node = $1 AND component = $2";
+    let select = sqlx::query_as::<_, (i64, String)>(select).bind(node.as_str()).bind(told.component.as_str());
+    let Some((revision, doc)) = select.fetch_optional(&mut *batch.conn).await? else { return Ok(()) };
+    let mut record: ComponentRecord = from_doc("component", told.component.as_str(), &doc)?;
+    let known = &mut record.inventory;
+    // A report may be delivered long after the inventory that tells of later changes.
+    let later = known.generation > told.generation || known.changed.is_some_and(|at| at > told.time);
+    if later || known.current == *current {
+        return Ok(());
+    }
+    known.current.clone_from(current);
+    write_component(batch, &record, count(revision) + 1).await
 }
 
 async fn write_component(batch: &mut Batch<'_>, record: &ComponentRecord, revision: u64) -> Result<()> {

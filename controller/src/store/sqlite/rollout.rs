@@ -13,7 +13,7 @@ use upfleet_domain::{
 use super::{
     batch::{Batch, exists, expect, missing},
     error::{count, from_doc, int, to_doc},
-    fleet::{read_desired, write_desired},
+    fleet::{self, read_desired, write_desired},
     history,
     read::newest_first,
     read_rollout::upgrade_key,
@@ -194,6 +194,7 @@ pub(super) async fn record_report(
             let previous = row.state.as_str().to_owned();
             report::apply(&mut row, told, time);
             save(batch, &rollout, row, Some(previous), time).await?;
+            fleet::upgrade_ended(batch, node, told).await?;
             ReportOutcome::Recorded
         }
     };
