@@ -192,6 +192,8 @@ reasons! {
     OtherRollout = "OTHER_ROLLOUT", Information, Operator, "in rollout {rollout}";
     NothingToRestore = "NOTHING_TO_RESTORE", Information, Operator, "has kept no such state";
     NotChangedByRollout = "NOT_CHANGED_BY_ROLLOUT", Information, Nobody, "was not changed by {rollout}";
+    PatchedSince = "PATCHED_SINCE", Information, Operator, "has got patch {number} after {rollout}: going back to before it would take that off as well",
+        hint "revert that rollout first, or take single patches off: upfleet rollout start --remove-patch N";
 
     // Rollouts.
     IllegalTransition = "ILLEGAL_TRANSITION", FailedPrecondition, Operator, "a rollout that is {state} can't be {action}";

@@ -13,7 +13,7 @@ use crate::{
     reason::{Reason, ReasonCode},
     release::{Kind, Manifest, Platform},
     report::ComponentInventory,
-    state::{Base, ComponentState, ReleaseRef},
+    state::{Base, ComponentState, Layer, ReleaseRef},
 };
 
 mod canonical;
@@ -233,6 +233,10 @@ impl Planner<'_> {
                 let before = self.fleet.before.get(&node.id).ok_or_else(|| {
                     No::from(Reason::new(ReasonCode::NotChangedByRollout).with("rollout", rollout))
                 })?;
+                if let Some(layer) = put_on_since(&inventory.current, before) {
+                    let reason = Reason::new(ReasonCode::PatchedSince).with("number", layer.number);
+                    return Err(reason.with("rollout", rollout).into());
+                }
                 Ok((before.now.clone(), before.back.clone()))
             }
             Change::Restore(Restore::Previous) => {
@@ -328,6 +332,15 @@ impl Planner<'_> {
             Some(digest) => Err(Reason::new(ReasonCode::FailedDigest).with("digest", digest.short()).into()),
         }
     }
+}
+
+/// A patch that came after a rollout. It has none in an inventory that lags behind.
+fn put_on_since<'a>(current: &'a ComponentState, before: &Before) -> Option<&'a Layer> {
+    let known = |layer: &Layer| {
+        let is = |other: &Layer| other.release.manifest == layer.release.manifest;
+        before.now.layers.iter().chain(&before.back.layers).any(is)
+    };
+    current.layers.iter().find(|layer| !known(layer))
 }
 
 /// A release as it concerns a node.

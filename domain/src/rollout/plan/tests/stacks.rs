@@ -359,6 +359,26 @@ fn the_way_back_from_a_live_rollout_is_live() {
     assert!(plan(&back, &fleet).unwrap().live);
 }
 
+/// Going back to before a rollout would silently undo the fix of a later one.
+#[test]
+fn a_revert_does_not_take_off_what_came_later() {
+    let (one, two) = (patch(1, "base", &["A"]), patch(2, "p1", &["B"]));
+    let rollout = "r-1".parse().unwrap();
+    let back = spec(Change::Restore(Restore::BeforeRollout(rollout)));
+    let plan_of = |current: ComponentState| {
+        let node = patched("a", current);
+        let before = Before { now: on(base(), &[&one]), back: base() };
+        let before = [(node.id.clone(), before)].into();
+        plan(&back, &Fleet { before, ..fleet_of(vec![node], &[]) }).unwrap()
+    };
+    // Also where the inventory still tells of the state before.
+    for current in [base(), on(base(), &[&one])] {
+        assert_eq!(plan_of(current).upgrades.len(), 1);
+    }
+    let plan = plan_of(on(base(), &[&two, &one]));
+    assert_eq!((plan.upgrades.len(), plan.excluded[0].1.code), (0, ReasonCode::PatchedSince));
+}
+
 #[test]
 fn the_digest_tells_stacks_apart() {
     let (one, two) = (patch(1, "base", &["A"]), patch(2, "p1", &["B"]));
