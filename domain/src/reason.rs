@@ -333,7 +333,7 @@ reasons! {
     ClassVersion = "CLASS_VERSION", FailedPrecondition, Publisher, "patch {number} needs Java {needed} ({class} has major version {major}), the node's JVM is Java {actual}",
         hint "compile the patch with --release for the oldest JVM it is for";
     PatchUnknown = "PATCH_UNKNOWN", FailedPrecondition, Operator, "the node has patch {number}, {release}, which was never published here",
-        hint "upfleet release import FILE publishes it; --none takes all patches off without knowing them";
+        hint "upfleet release import FILE publishes it; --no-patches takes all off without knowing them";
     FixLacking = "FIX_LACKING", Information, Operator, "{state} does not have {fix}: {problem}",
         hint "upfleet rollout start puts a patch on";
     PatchInvalid = "PATCH_INVALID", InvalidArgument, Publisher, "the patch is not well made: {problem}";
