@@ -23,9 +23,9 @@ impl Table {
         Self { headings: headings.into_iter().map(str::to_owned).collect(), rows: Vec::new(), empty }
     }
 
-    /// Adds a row. Cells may carry colours.
+    /// Adds a row. Cells may carry colours. A line break in one, which a node may have sent, makes no row of its own.
     pub fn row(&mut self, cells: impl IntoIterator<Item = String>) {
-        self.rows.push(cells.into_iter().collect());
+        self.rows.push(cells.into_iter().map(|cell| cell.replace('\n', "\\n")).collect());
     }
 
     /// The text.
