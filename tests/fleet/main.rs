@@ -6,9 +6,12 @@
 
 mod controller;
 mod dev;
+mod files;
 mod identity;
 mod local;
 mod outcomes;
+mod patches;
+mod patches_away;
 mod python;
 mod recovery;
 mod requests;

@@ -89,8 +89,11 @@ impl Fleet {
             let index = fleet.add_node(&format!("n{number}"), self.initial.as_deref()).await;
             fleet.nodes[index].start();
         }
-        let base = script(BASE, self.base.unwrap_or(Behaviour::Good));
-        fleet.api.publish(BASE, 1, &base).await;
+        // With neither, the test publishes programs of its own.
+        if self.base.is_some() || !self.releases.is_empty() {
+            let base = script(BASE, self.base.unwrap_or(Behaviour::Good));
+            fleet.api.publish(BASE, 1, &base).await;
+        }
         for (sequence, (version, behaviour)) in (2..).zip(self.releases) {
             fleet.api.publish(version, sequence, &script(version, behaviour)).await;
         }

@@ -2,10 +2,12 @@
 
 mod api;
 mod fleet;
+pub mod java;
 mod lifeline;
 mod node;
 mod process;
 mod program;
+mod shops;
 mod skip;
 mod wait;
 
@@ -14,5 +16,6 @@ pub use fleet::{Fleet, TestFleet, count};
 pub use node::Node;
 pub use process::{Program, binary, run};
 pub use program::{Behaviour, COMPONENT, padded, script};
+pub use shops::{Shops, apply};
 pub use skip::{endure, skip};
 pub use wait::{eventually, eventually_async};
