@@ -41,8 +41,14 @@ pub(crate) struct Opened {
 }
 
 impl Opened {
+    /// The next message; which JVMs run on this machine is told whenever it is known, and is no concern of a test.
     pub(crate) async fn next(&mut self) -> v1::session_request::Message {
-        self.inbound.message().await.unwrap().unwrap().message.unwrap()
+        loop {
+            let message = self.inbound.message().await.unwrap().unwrap().message.unwrap();
+            if !matches!(message, v1::session_request::Message::JvmInventory(_)) {
+                return message;
+            }
+        }
     }
 
     pub(crate) async fn send(&self, message: v1::session_response::Message) {
