@@ -46,7 +46,10 @@ impl Source {
         let lines: Vec<&str> = self.text.lines().collect();
         let end = lines
             .windows(2)
-            .position(|pair| pair[0] == "#[cfg(test)]" && (pair[1].starts_with("mod ") || pair[1].starts_with("pub(super) mod ")))
+            .position(|pair| {
+                pair[0] == "#[cfg(test)]"
+                    && (pair[1].starts_with("mod ") || pair[1].starts_with("pub(super) mod "))
+            })
             .unwrap_or(lines.len());
         let end = if self.test { 0 } else { end };
         lines

@@ -286,11 +286,11 @@ fn listing(dir: &Path, except: &str) -> Vec<String> {
 
 #[test]
 fn hostile_archives_write_nothing_outside_and_change_nothing() {
+    let site = Site::new(SwapMode::Link);
+    site.upgrade(&one()).unwrap();
+    fs::write(site.dir.path().join("outside"), "outside").unwrap();
+    let before = listing(site.dir.path(), "incoming");
     for (name, bytes, _) in hostile() {
-        let site = Site::new(SwapMode::Link);
-        site.upgrade(&one()).unwrap();
-        fs::write(site.dir.path().join("outside"), "outside").unwrap();
-        let before = listing(site.dir.path(), "incoming");
         // The manifest goes as far along with the archive as it can.
         let files = [("a", "x"), ("b", "x"), ("d/escaped", "x"), ("short", "x"), ("bomb", "x"), ("f0", "x")];
         let release = made(bytes, &files, OnLocalChange::Overwrite, &[]);
