@@ -118,7 +118,7 @@ fn proved(state: &ComponentState, standing: v1::Standing) -> v1::ComponentInvent
         alarms: vec![],
         time: Some(pbjson_types::Timestamp { seconds: 9, nanos: 0 }),
     };
-    v1::ComponentInventory { proof: Some(proof), ..runs(state) }
+    v1::ComponentInventory { proof: Some(proof), pid: 7, ..runs(state) }
 }
 
 async fn publish(controller: &Controller, manifests: &[Manifest]) {
