@@ -101,10 +101,12 @@ fn t32_a_link_that_the_jvms_user_put_into_a_workspace_is_not_followed() {
 
 /// A JVM as process 1 of its own namespace, with a temporary directory of its own.
 fn contained(jdk: &Jdk, prepare: &str) -> (Jvm, Target) {
-    let script = format!("{prepare} && exec \"$0\" \"$@\"");
+    // The classes may lie under /tmp, which is about to be covered.
+    let classes = idle();
+    let script = format!("mount --bind {classes:?} /srv && {prepare} && exec \"$0\" \"$@\"");
     let mut command = Command::new("unshare");
     command.args(["--fork", "--pid", "--mount", "--mount-proc", "--kill-child", "sh", "-c", &script]);
-    command.arg(jdk.program("java")).args(Jvm::small()).arg("-cp").arg(idle()).arg("Idle");
+    command.arg(jdk.program("java")).args(Jvm::small()).args(["-cp", "/srv", "Idle"]);
     let mut jvm = Jvm::spawn(&mut command);
     jvm.wait_for("ready");
     let inner = processes::descendants(jvm.pid());
