@@ -181,7 +181,7 @@ reasons! {
     NodeNotActive = "NODE_NOT_ACTIVE", FailedPrecondition, Operator, "node `{node}` is {state}";
 
     // Planning: why a request or a node is out.
-    EmptyPlan = "EMPTY_PLAN", FailedPrecondition, Operator, "no node is left to change: {matched} matched `{selector}`, {excluded} were left out",
+    EmptyPlan = "EMPTY_PLAN", FailedPrecondition, Operator, "no node is left to change: {matched} matched `{selector}`, {excluded} were left out{first}",
         hint "upfleet plan shows the reason for each node";
     PlanChanged = "PLAN_CHANGED", FailedPrecondition, Operator, "the fleet has changed since the plan was made: {difference}",
         hint "plan again and look at the difference";
@@ -241,7 +241,7 @@ reasons! {
     Checking = "CHECKING", Information, Agent, "checks disk, permission, platform and health";
     Fetching = "FETCHING", Information, Agent, "fetches {size} bytes";
     FetchRetrying = "FETCH_RETRYING", Information, Agent, "attempt {attempt} from {source} failed: {problem}; tries again";
-    Verifying = "VERIFYING", Information, Agent, "hashes {size} bytes as they lie on the disk";
+    Verifying = "VERIFYING", Information, Agent, "hashes {what} as they lie on the disk";
     Staged = "STAGED", Information, Agent, "verified and in place beside the old version";
     HeldBefore = "HELD_BEFORE", Information, Controller, "waits before {phase} for a further order";
     Activating = "ACTIVATING", Information, Agent, "{step}";

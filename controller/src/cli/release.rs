@@ -311,7 +311,7 @@ fn state(release: &v1::Release, paint: Paint) -> String {
     } else if !release.quarantined_digests.is_empty() {
         paint.bad("QUARANTINED")
     } else {
-        paint.good("IN USE")
+        paint.good("AVAILABLE")
     }
 }
 

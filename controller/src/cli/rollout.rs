@@ -296,7 +296,7 @@ async fn upgrades(app: &App, rollout: &str) -> Result<Exit> {
 fn evidence(upgrade: &v1::Upgrade) -> String {
     let Some(evidence) = &upgrade.evidence else { return String::new() };
     let mut text = format!("\n{}: {}\n", id(&upgrade.node), evidence.exit);
-    evidence.probe_results.iter().for_each(|line| text.push_str(&format!("  probe: {line}\n")));
+    evidence.probe_results.iter().for_each(|line| text.push_str(&format!("  {line}\n")));
     evidence.lines.iter().for_each(|line| text.push_str(&format!("  | {line}\n")));
     text
 }

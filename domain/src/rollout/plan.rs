@@ -169,10 +169,13 @@ fn named(spec: &Spec, fleet: &Fleet) -> Result<(), Reason> {
 /// Why a plan without a node is refused.
 #[must_use]
 pub fn empty(spec: &Spec, plan: &Plan) -> Reason {
+    let first =
+        plan.excluded.first().map(|(node, reason)| format!("; the first, {node}: {}", reason.message()));
     Reason::new(ReasonCode::EmptyPlan)
         .with("matched", plan.upgrades.len() + plan.excluded.len())
         .with("selector", &spec.selector)
         .with("excluded", plan.excluded.len())
+        .with("first", first.unwrap_or_default())
 }
 
 fn common_release(spec: &Spec, to: &ComponentState) -> Option<ReleaseRef> {

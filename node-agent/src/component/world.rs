@@ -227,7 +227,12 @@ impl World for Node {
             Process::NotRun => "does not run".to_owned(),
         };
         let short = |line: String| line.chars().take(EVIDENCE_COLUMNS).collect();
-        let lines = self.supervisor.launch_tail(EVIDENCE_LINES).await.into_iter().map(short).collect();
+        let mut lines: Vec<String> =
+            self.supervisor.launch_tail(EVIDENCE_LINES).await.into_iter().map(short).collect();
+        // Many programs end their last words with an empty line, which says nothing.
+        while lines.last().is_some_and(|line| line.trim().is_empty()) {
+            lines.pop();
+        }
         Evidence { exit, lines, probe_results: Vec::new() }
     }
 

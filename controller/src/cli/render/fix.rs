@@ -78,7 +78,7 @@ pub fn patch_table(patches: &[v1::Release], counts: &[v1::PatchCount], wide: boo
         let state = match (patch.yank_time.is_some(), patch.quarantined_digests.is_empty()) {
             (true, _) => paint.warn("YANKED"),
             (false, false) => paint.bad("QUARANTINED"),
-            (false, true) => paint.good("IN USE"),
+            (false, true) => paint.good("AVAILABLE"),
         };
         let mut row = vec![
             id(&patch.name).to_owned(),
@@ -161,8 +161,8 @@ web-22  payments   IN_BASE   base  2.17.1          online
             patch_table(&[release(10, &["CVE-2021-44228"]), release(9, &[])], &[count], false, Paint::PLAIN),
             "\
 PATCH         FIXES           ACTIVE  PROVED  RETIRED  OF   STATE
-payments@p10  CVE-2021-44228  55      54      1        100  IN USE
-payments@p9                   0       0       0        0    IN USE
+payments@p10  CVE-2021-44228  55      54      1        100  AVAILABLE
+payments@p9                   0       0       0        0    AVAILABLE
 "
         );
     }

@@ -117,7 +117,9 @@ fn check_excluded(spec: &Spec, expected: ReasonCode, change: impl FnOnce(&mut Fl
     assert!(plan.upgrades.is_empty(), "{expected}");
     assert_eq!(plan.excluded[0].1.code, expected);
     assert!(!plan.excluded[0].1.message().contains('?'), "{}", plan.excluded[0].1);
-    assert_eq!(empty(spec, &plan).code, ReasonCode::EmptyPlan);
+    let empty = empty(spec, &plan);
+    assert_eq!(empty.code, ReasonCode::EmptyPlan);
+    assert!(empty.message().ends_with(&format!("the first, a: {}", plan.excluded[0].1.message())), "{empty}");
 }
 
 fn of_node(change: impl FnOnce(&mut NodeFacts)) -> impl FnOnce(&mut Fleet) {

@@ -281,7 +281,11 @@ fn reason_of(phase: Phase, goal: &Goal, live: bool, policy: &Policy) -> Reason {
         Phase::Pending => Reason::new(ReasonCode::WaitingForAgent),
         Phase::Preflight => Reason::new(ReasonCode::Checking),
         Phase::Fetching => Reason::new(ReasonCode::Fetching).with("size", size),
-        Phase::Verifying => Reason::new(ReasonCode::Verifying).with("size", size),
+        Phase::Verifying => {
+            // Nothing is fetched for a state that the node has kept.
+            let what = if size == 0 { "the kept files".to_owned() } else { format!("{size} bytes") };
+            Reason::new(ReasonCode::Verifying).with("what", what)
+        }
         Phase::Staged => Reason::new(ReasonCode::Staged),
         Phase::Activating => {
             let step = match (live, policy.reloads(), policy.supervised) {
