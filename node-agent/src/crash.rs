@@ -1,7 +1,7 @@
 //! Crash points: places where a test can kill the agent. Without the feature `crash-points` they are nothing.
 //!
 //! `UPFLEET_CRASH_AT=<point>:<n>` kills the process, as `kill -9` would, when it comes to that point for the
-//! n-th time. Every name is in [`POINTS`] or [`STACK_POINTS`], so that a test can walk them all.
+//! n-th time; `UPFLEET_STOP_AT` stops it there, as `kill -STOP` would, until somebody continues it. Every name is in [`POINTS`] or [`STACK_POINTS`], so that a test can walk them all.
 
 /// Every point, in the order in which an upgrade comes to them.
 pub const POINTS: &[&str] = &[
@@ -78,28 +78,45 @@ pub const TREE_POINTS: &[&str] =
 /// The environment variable that names the point.
 pub const VARIABLE: &str = "UPFLEET_CRASH_AT";
 
-/// Dies here if a test wants so.
+/// The environment variable that names the point to stop at.
+pub const STOP_VARIABLE: &str = "UPFLEET_STOP_AT";
+
+/// Dies or stops here if a test wants so.
 #[cfg(feature = "crash-points")]
 pub fn point(name: &str) {
     use std::sync::{
         OnceLock,
         atomic::{AtomicU32, Ordering},
     };
-    static AIM: OnceLock<Option<(String, u32)>> = OnceLock::new();
-    static HITS: AtomicU32 = AtomicU32::new(0);
+
+    use rustix::process::{Signal, getpid, kill_process};
+
+    struct Aim {
+        point: String,
+        count: u32,
+        hits: AtomicU32,
+        signal: Signal,
+    }
+    static AIMS: OnceLock<Vec<Aim>> = OnceLock::new();
     debug_assert!(
         [POINTS, STACK_POINTS, TREE_POINTS].iter().any(|points| points.contains(&name)),
         "crash point `{name}` is not listed"
     );
-    let aim = AIM.get_or_init(|| {
-        let text = std::env::var(VARIABLE).ok()?;
-        let (point, count) = text.rsplit_once(':').unwrap_or((&text, "1"));
-        Some((point.to_owned(), count.parse().unwrap_or(1)))
-    });
-    let Some((_, count)) = aim.as_ref().filter(|(point, _)| point == name) else { return };
-    if HITS.fetch_add(1, Ordering::SeqCst) + 1 == *count {
+    let aims = AIMS.get_or_init(|| {
         // SIGKILL leaves no time to tidy up, which is the point.
-        let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+        let wanted = [(VARIABLE, Signal::KILL), (STOP_VARIABLE, Signal::STOP)];
+        let aim = |(variable, signal)| {
+            let text = std::env::var(variable).ok()?;
+            let (point, count) = text.rsplit_once(':').unwrap_or((&text, "1"));
+            let (point, count) = (point.to_owned(), count.parse().unwrap_or(1));
+            Some(Aim { point, count, hits: AtomicU32::new(0), signal })
+        };
+        wanted.into_iter().filter_map(aim).collect()
+    });
+    for aim in aims.iter().filter(|aim| aim.point == name) {
+        if aim.hits.fetch_add(1, Ordering::SeqCst) + 1 == aim.count {
+            let _ = kill_process(getpid(), aim.signal);
+        }
     }
 }
 

@@ -9,6 +9,8 @@ mod dev;
 mod files;
 mod identity;
 mod local;
+mod network;
+mod network_lines;
 mod outcomes;
 mod patches;
 mod patches_away;

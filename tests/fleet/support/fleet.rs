@@ -19,6 +19,8 @@ use super::{
     wait::eventually,
 };
 
+const LOOPBACK: &str = "127.0.0.1";
+
 /// What a test fleet looks like.
 pub struct Fleet {
     /// How many nodes: `n1`, `n2`, …
@@ -31,6 +33,8 @@ pub struct Fleet {
     pub releases: Vec<(&'static str, Behaviour)>,
     /// Further keys for the agents' `[fetch]`.
     pub fetch: &'static str,
+    /// Where the controller listens.
+    pub address: &'static str,
 }
 
 impl Default for Fleet {
@@ -42,6 +46,7 @@ impl Default for Fleet {
             initial: None,
             releases: vec![("1.1.0", Behaviour::Good)],
             fetch: "",
+            address: LOOPBACK,
         }
     }
 }
@@ -72,7 +77,7 @@ impl Fleet {
     pub async fn start(self) -> TestFleet {
         let dir = tempfile::Builder::new().prefix("uf").tempdir().unwrap();
         let lifeline = Lifeline::new();
-        let (controller, endpoints) = start_controller(dir.path(), None, &lifeline);
+        let (controller, endpoints) = start_controller(dir.path(), Err(self.address), &lifeline);
         let context = context(dir.path(), &endpoints);
         let api = Api::connect(&context).await;
         let mut fleet = TestFleet {
@@ -118,6 +123,14 @@ impl TestFleet {
     /// A node that the test keeps itself, prepared and enrolled.
     pub async fn enrolled(&self, name: &str, initial: Option<&[u8]>) -> Node {
         let node = Node::prepare(&self.dir.path().join(name), name, &self.lifeline, self.fetch, initial);
+        node.enroll(&self.token().await).success();
+        node
+    }
+
+    /// A node like that whose agent will run in a network namespace.
+    pub async fn enrolled_in(&self, name: &str, space: PathBuf) -> Node {
+        let mut node = self.prepare(name, name);
+        node.space = Some(space);
         node.enroll(&self.token().await).success();
         node
     }
@@ -214,8 +227,7 @@ impl TestFleet {
     /// Starts the controller again, where it listened before, and connects to it.
     pub async fn start_controller(&mut self) {
         assert!(self.controller.is_none(), "the controller runs");
-        let (controller, endpoints) =
-            start_controller(self.dir.path(), Some(&self.endpoints), &self.lifeline);
+        let (controller, endpoints) = start_controller(self.dir.path(), Ok(&self.endpoints), &self.lifeline);
         self.controller = Some(controller);
         self.endpoints = endpoints;
         self.api = Api::connect(&self.context).await;
@@ -272,23 +284,31 @@ fn upfleet(dir: &Path) -> Command {
     command
 }
 
-fn start_controller(dir: &Path, at: Option<&Endpoints>, lifeline: &Lifeline) -> (Program, Endpoints) {
+/// Starts it where it was before, or anywhere on an address.
+fn start_controller(dir: &Path, at: Result<&Endpoints, &str>, lifeline: &Lifeline) -> (Program, Endpoints) {
     let data = dir.join("data");
     if !data.exists() {
-        let data = data.to_str().unwrap();
-        run(upfleet(dir).args(["init", "--name", "localhost", "--name", "127.0.0.1", "--data", data]))
-            .success();
+        let mut init = upfleet(dir);
+        init.arg("init").arg("--data").arg(&data);
+        // The first name is the one that agents are told.
+        if let Err(address) = at
+            && address != LOOPBACK
+        {
+            init.args(["--name", address]);
+        }
+        run(init.args(["--name", "localhost", "--name", LOOPBACK])).success();
     }
     let file = data.join("run/endpoints.json");
     let _ = fs::remove_file(&file);
-    let anywhere = "127.0.0.1:0".to_owned();
-    let listen =
-        |pick: fn(&Endpoints) -> &String| at.map_or(anywhere.as_str(), |endpoints| pick(endpoints).as_str());
+    let listen = |pick: fn(&Endpoints) -> &String| match at {
+        Ok(endpoints) => pick(endpoints).clone(),
+        Err(address) => format!("{address}:0"),
+    };
     let mut command = upfleet(dir);
     command.arg("serve").arg("--data").arg(&data);
-    command.args(["--listen", listen(|endpoints| &endpoints.api)]);
-    command.args(["--listen-enroll", listen(|endpoints| &endpoints.enroll)]);
-    command.args(["--listen-metrics", listen(|endpoints| &endpoints.metrics)]);
+    command.args(["--listen", &listen(|endpoints| &endpoints.api)]);
+    command.args(["--listen-enroll", &listen(|endpoints| &endpoints.enroll)]);
+    command.args(["--listen-metrics", &listen(|endpoints| &endpoints.metrics)]);
     let (name, value) = lifeline.variable();
     command.env(name, value).env("RUST_LOG", "info");
     let mut controller = Program::start(&mut command, &dir.join("controller.log"));

@@ -11,6 +11,7 @@ use upfleet_domain::digest::Digest;
 
 use super::{
     lifeline::Lifeline,
+    netns::within,
     process::{Output, Program, binary, run},
     program::COMPONENT,
 };
@@ -21,13 +22,15 @@ pub struct Node {
     dir: PathBuf,
     lifeline: (&'static str, String),
     agent: Option<Program>,
+    /// The network namespace that its agent runs in; the test's own where it is `None`.
+    pub space: Option<PathBuf>,
 }
 
 impl Node {
     /// Writes the configuration; with `initial` the component's file is there before Upfleet.
     pub fn prepare(dir: &Path, name: &str, lifeline: &Lifeline, fetch: &str, initial: Option<&[u8]>) -> Self {
-        let node =
-            Self { name: name.to_owned(), dir: dir.to_owned(), lifeline: lifeline.variable(), agent: None };
+        let lifeline = lifeline.variable();
+        let node = Self { name: name.to_owned(), dir: dir.to_owned(), lifeline, agent: None, space: None };
         for sub in ["etc", "state", "run", "app"] {
             fs::create_dir_all(dir.join(sub)).unwrap();
         }
@@ -116,7 +119,11 @@ start_deadline = "8s"
 
     /// `upfleet-agent` with this node's configuration.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(binary("upfleet-agent"));
+        let program = binary("upfleet-agent");
+        let mut command = match &self.space {
+            Some(space) => within(space, program),
+            None => Command::new(program),
+        };
         command
             .arg("--config")
             .arg(self.dir.join("etc"))
@@ -155,6 +162,11 @@ start_deadline = "8s"
         if let Some(mut agent) = self.agent.take() {
             agent.kill();
         }
+    }
+
+    /// The agent's process.
+    pub fn agent(&self) -> u32 {
+        self.agent.as_ref().expect("the agent was started").pid()
     }
 
     /// Whether the agent ended by itself.

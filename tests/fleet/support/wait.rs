@@ -27,6 +27,15 @@ pub fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T 
 /// The same for conditions that ask over the network. `Err` says what was seen last, for the panic's text.
 pub async fn eventually_async<T, F: Future<Output = Result<T, String>>>(
     what: &str,
+    condition: impl FnMut() -> F,
+) -> T {
+    within_async(SOON, what, condition).await
+}
+
+/// The same with a deadline of its own: for what is promised within a time, or takes long on a bad line.
+pub async fn within_async<T, F: Future<Output = Result<T, String>>>(
+    limit: Duration,
+    what: &str,
     mut condition: impl FnMut() -> F,
 ) -> T {
     let began = Instant::now();
@@ -35,7 +44,7 @@ pub async fn eventually_async<T, F: Future<Output = Result<T, String>>>(
             Ok(value) => return value,
             Err(seen) => seen,
         };
-        assert!(began.elapsed() < SOON, "waited {SOON:?} for: {what}; last seen: {seen}");
+        assert!(began.elapsed() < limit, "waited {limit:?} for: {what}; last seen: {seen}");
         tokio::time::sleep(PAUSE).await;
     }
 }
