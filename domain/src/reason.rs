@@ -176,6 +176,8 @@ reasons! {
         hint "find the copy, then: upfleet node uncordon NODE (or retire it and enroll both anew)";
     SessionDisplaced = "SESSION_DISPLACED", Aborted, Agent, "another agent process of node `{node}` took the session over",
         hint "one agent runs per node; if two do, stop one of them";
+    ForeignReport = "FOREIGN_REPORT", PermissionDenied, Operator, "node `{node}` reported of upgrade {upgrade}, which is another node's",
+        hint "the agent's state directory was copied from another node, or the agent lies: empty it and enroll the node anew";
     ControllerStopping = "CONTROLLER_STOPPING", Unavailable, Agent, "the controller is stopping; connect again soon";
     NodeOffline = "NODE_OFFLINE", Unavailable, Operator, "node `{node}` is not connected; it was last heard {last_seen}";
     NodeNotActive = "NODE_NOT_ACTIVE", FailedPrecondition, Operator, "node `{node}` is {state}";
@@ -285,6 +287,8 @@ reasons! {
     SizeMismatch = "SIZE_MISMATCH", DataLoss, Publisher, "{source} gave {actual} bytes, the manifest says {expected}";
     DigestMismatch = "DIGEST_MISMATCH", DataLoss, Publisher, "SHA-256 is {actual}, the manifest says {expected}; from {source}",
         hint "the file was replaced after the release was made, or was damaged on the way";
+    WrongCopy = "WRONG_COPY", DataLoss, Publisher, "{source} has {actual_size} bytes with SHA-256 {actual}, the manifest says {expected_size} bytes with {expected}",
+        hint "what lies there is not the release's file, or not all of it: put the whole file there, then retry";
     Md5Mismatch = "MD5_MISMATCH", DataLoss, Publisher, "MD5 is {actual}, the manifest says {expected}; from {source}";
     StageFailed = "STAGE_FAILED", FailedPrecondition, Operator, "could not {operation} `{path}`: {problem}";
     PhaseTimedOut = "PHASE_TIMED_OUT", FailedPrecondition, Operator, "{phase} took longer than {limit}";

@@ -13,7 +13,7 @@ use v1::{session_request::Message as In, session_response::Message as Out};
 use super::{Sessions, hub::Progress, orders::Orders, session::Session};
 use crate::{
     failure::internal,
-    store::{Change, DesiredRecord},
+    store::{Change, DesiredRecord, ReportOutcome},
 };
 
 /// Deals with one message.
@@ -118,15 +118,24 @@ async fn refused(
 
 async fn reported(session: &Session<'_>, wire: v1::UpgradeReport) -> Result<(), Reason> {
     let ack = v1::UpgradeReportAck { upgrade: wire.upgrade.clone(), sequence: wire.sequence };
+    let mut foreign = false;
     match UpgradeReport::try_from(wire) {
         Ok(report) => {
             let (node, time) = (session.node.clone(), session.sessions.clock().now());
-            commit(session, vec![Change::RecordReport { node, report: Box::new(report), time }]).await?;
+            let report = Box::new(report);
+            let committed = commit(session, vec![Change::RecordReport { node, report, time }]).await?;
+            foreign = committed.reports.iter().any(|(_, _, outcome)| *outcome == ReportOutcome::Foreign);
         }
         // It would come again for ever and hold up all behind it.
         Err(reason) => tracing::error!(%reason, "passed over a report"),
     }
-    session.outbox.send(Out::ReportAck(ack)).await
+    let upgrade = ack.upgrade.clone();
+    session.outbox.send(Out::ReportAck(ack)).await?;
+    if foreign {
+        let reason = Reason::new(ReasonCode::ForeignReport).with("node", session.node);
+        return Err(reason.with("upgrade", upgrade));
+    }
+    Ok(())
 }
 
 /// The changes that record what a component runs, and who put it there.

@@ -280,9 +280,11 @@ pub enum ReportOutcome {
     Recorded,
     /// It, or a later one, was recorded before. Acknowledge it.
     Duplicate,
-    /// No such upgrade of this node, e.g. after a restore or for an earlier attempt. Acknowledge it, so that
-    /// the agent can forget it.
+    /// No such upgrade, e.g. after a restore or for an earlier attempt. Acknowledge it, so that the agent can
+    /// forget it.
     Unknown,
+    /// The upgrade is another node's. Acknowledge it, so that it does not come again, and tell the agent.
+    Foreign,
 }
 
 /// What became of a batch.

@@ -7,7 +7,7 @@
 
 mod change;
 #[cfg(test)]
-mod contract;
+pub(crate) mod contract;
 mod error;
 mod notice;
 mod page;

@@ -50,6 +50,7 @@ fn unchanged(reason: &Reason) -> Cause {
         R::FetchFailed,
         R::SizeMismatch,
         R::DigestMismatch,
+        R::WrongCopy,
         R::Md5Mismatch,
         R::StageFailed,
         R::SourceNotAllowed,

@@ -2,7 +2,9 @@
 
 mod agents;
 mod calls;
+mod certificates;
 mod enroll;
+mod liars;
 mod logs;
 mod patches;
 mod support;

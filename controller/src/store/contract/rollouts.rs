@@ -69,7 +69,7 @@ pub async fn reports_are_recorded_once_and_in_order(store: Arc<dyn Store>) {
         (report("a", "u1", 1, FETCHING), ReportOutcome::Duplicate),
         (report("a", "u1", 3, SUCCEEDED), ReportOutcome::Recorded),
         (report("a", "u1", 2, FETCHING), ReportOutcome::Duplicate),
-        (report("b", "u1", 4, FETCHING), ReportOutcome::Unknown),
+        (report("b", "u1", 4, FETCHING), ReportOutcome::Foreign),
         (report("a", "u0", 1, FETCHING), ReportOutcome::Unknown),
     ];
     let (changes, wanted): (Vec<Change>, Vec<ReportOutcome>) = told.into_iter().unzip();

@@ -187,7 +187,7 @@ pub(super) async fn record_report(
     time: Time,
 ) -> Result<()> {
     let outcome = match find(batch, told.upgrade.as_str()).await? {
-        Some((_, row)) if row.node != *node => ReportOutcome::Unknown,
+        Some((_, row)) if row.node != *node => ReportOutcome::Foreign,
         None => ReportOutcome::Unknown,
         Some((_, row)) if told.sequence <= row.sequence => ReportOutcome::Duplicate,
         Some((rollout, mut row)) => {
