@@ -145,7 +145,7 @@ pub(crate) fn server_config(ca: &TestCa, alpn: &[u8]) -> Arc<ServerConfig> {
     Arc::new(config)
 }
 
-fn accept(listener: TcpListener, ca: &TestCa) -> mpsc::Receiver<io::Result<Peer>> {
+pub(crate) fn accept(listener: TcpListener, ca: &TestCa) -> mpsc::Receiver<io::Result<Peer>> {
     let acceptor = TlsAcceptor::from(server_config(ca, b"h2"));
     let (sender, receiver) = mpsc::channel(8);
     tokio::spawn(async move {
@@ -161,7 +161,7 @@ fn accept(listener: TcpListener, ca: &TestCa) -> mpsc::Receiver<io::Result<Peer>
     receiver
 }
 
-struct Peer(TlsStream<TcpStream>);
+pub(crate) struct Peer(TlsStream<TcpStream>);
 
 impl Connected for Peer {
     type ConnectInfo = ();

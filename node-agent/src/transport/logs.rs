@@ -11,6 +11,8 @@ use crate::component::{Handle, Handles};
 
 /// No more lines than this are given at once.
 const MAX_LINES: usize = 10_000;
+/// So many queries are served at once.
+const MAX_QUERIES: usize = 32;
 /// How often a follower is given what is new.
 const FOLLOW_INTERVAL: Duration = Duration::from_millis(500);
 /// How many of the last lines are compared to find what is new.
@@ -33,6 +35,15 @@ impl Logs {
         while self.tasks.try_join_next().is_some() {}
         self.queries.retain(|_, task| !task.is_finished());
         let id = query.query_id.clone();
+        // The same question again takes the place of the first one; one too many is passed over, and the controller gives
+        // it up by itself.
+        if let Some(before) = self.queries.remove(&id) {
+            before.abort();
+        }
+        if self.queries.len() >= MAX_QUERIES {
+            tracing::warn!("the controller asks for more output at once than is given");
+            return;
+        }
         let task = self.tasks.spawn(serve(self.handles.clone(), self.sender.clone(), query));
         self.queries.insert(id, task);
     }

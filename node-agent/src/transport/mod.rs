@@ -7,6 +7,8 @@ pub mod connector;
 mod expired;
 mod facts;
 mod jvms;
+#[cfg(test)]
+mod liars;
 mod logs;
 mod orders;
 mod pump;

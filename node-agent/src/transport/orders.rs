@@ -1,6 +1,13 @@
 //! Orders on their way to the components: in order for each component, and no component waits for another.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::{sync::mpsc, task::JoinSet};
 use upfleet_api::{
@@ -16,6 +23,17 @@ use upfleet_domain::{
 use super::session::Sender;
 use crate::component::{Acked, Handle, Handles, ManifestBytes, Nacked};
 
+/// Orders that may wait for one component, and words of either kind. A controller that keeps to the protocol has one order
+/// under way; one that floods must not fill the node's memory.
+const MAX_ORDERS: usize = 16;
+const MAX_WAITING: usize = 1024;
+/// Refusals that may wait for the way to the controller.
+const MAX_REFUSALS: usize = 256;
+
+/// The controller says more than it lets be answered.
+#[derive(Debug)]
+pub(super) struct Flooded;
+
 /// The wait before a component whose actor was just ending is asked again.
 const WHILE_ENDING: Duration = Duration::from_millis(100);
 
@@ -24,11 +42,17 @@ enum Work {
     Recorded(UpgradeId, u64),
 }
 
+/// What waits for one component.
+struct Queue {
+    work: mpsc::Sender<Work>,
+    orders: Arc<AtomicUsize>,
+}
+
 /// One queue and one task for each component that was addressed in this session.
 pub(super) struct Orders {
     handles: Handles,
     sender: Sender,
-    queues: HashMap<ComponentId, mpsc::UnboundedSender<Work>>,
+    queues: HashMap<ComponentId, Queue>,
     tasks: JoinSet<()>,
 }
 
@@ -38,14 +62,18 @@ impl Orders {
     }
 
     /// Passes an order on; what the wire can't say or no component can take is refused at once.
-    pub(super) fn offer(&mut self, wire: v1::DesiredState) {
+    ///
+    /// # Errors
+    /// Where too much waits already.
+    pub(super) fn offer(&mut self, wire: v1::DesiredState) -> Result<(), Flooded> {
         let about = (wire.component.clone(), wire.epoch, wire.generation, wire.upgrade.clone());
         let refused = match Order::try_from(wire) {
             Ok(order) => match self.queue(&order.desired.component) {
                 Ok(queue) => {
-                    // The task ends only with the session.
-                    let _ = queue.send(Work::Order(Box::new(order)));
-                    return;
+                    if queue.orders.fetch_add(1, Ordering::Relaxed) >= MAX_ORDERS {
+                        return Err(Flooded);
+                    }
+                    return queue.work.try_send(Work::Order(Box::new(order))).map_err(|_| Flooded);
                 }
                 Err(reason) => reason,
             },
@@ -65,23 +93,30 @@ impl Orders {
         // Not waited for: whoever reads from the controller must never wait for the way to it.
         let sender = self.sender.clone();
         while self.tasks.try_join_next().is_some() {}
+        if self.tasks.len() > MAX_REFUSALS + self.queues.len() {
+            return Err(Flooded);
+        }
         self.tasks.spawn(async move { sender.send(Message::Nack(nack)).await });
+        Ok(())
     }
 
     /// Tells a component that its reports are recorded.
     pub(super) fn recorded(&mut self, component: &ComponentId, upgrade: UpgradeId, sequence: u64) {
         if let Ok(queue) = self.queue(component) {
-            let _ = queue.send(Work::Recorded(upgrade, sequence));
+            // Where too much waits, the report goes out again with the next session.
+            let _ = queue.work.try_send(Work::Recorded(upgrade, sequence));
         }
     }
 
-    fn queue(&mut self, component: &ComponentId) -> Result<&mpsc::UnboundedSender<Work>, Reason> {
+    fn queue(&mut self, component: &ComponentId) -> Result<&Queue, Reason> {
         self.handles.get(component)?;
         // A handle that was replaced with the configuration leaves a queue whose task serves the old one.
         Ok(self.queues.entry(component.clone()).or_insert_with(|| {
-            let (queue, work) = mpsc::unbounded_channel();
-            self.tasks.spawn(serve(component.clone(), self.handles.clone(), work, self.sender.clone()));
-            queue
+            let (work, waiting) = mpsc::channel(MAX_WAITING);
+            let orders = Arc::new(AtomicUsize::new(0));
+            let (component, handles, sender) = (component.clone(), self.handles.clone(), self.sender.clone());
+            self.tasks.spawn(serve(component, handles, waiting, orders.clone(), sender));
+            Queue { work, orders }
         }))
     }
 }
@@ -89,7 +124,8 @@ impl Orders {
 async fn serve(
     component: ComponentId,
     handles: Handles,
-    mut work: mpsc::UnboundedReceiver<Work>,
+    mut work: mpsc::Receiver<Work>,
+    orders: Arc<AtomicUsize>,
     sender: Sender,
 ) {
     while let Some(work) = work.recv().await {
@@ -112,6 +148,7 @@ async fn serve(
                     }
                 };
                 sender.send(answer).await;
+                orders.fetch_sub(1, Ordering::Relaxed);
             }
         }
     }

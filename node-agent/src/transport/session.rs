@@ -152,7 +152,11 @@ impl Session<'_> {
                 Err(status) => return End::Status(Box::new(status)),
             };
             match message.message {
-                Some(Response::DesiredState(desired)) => orders.offer(desired),
+                Some(Response::DesiredState(desired)) => {
+                    if orders.offer(desired).is_err() {
+                        return End::Protocol("the controller orders faster than it lets be answered");
+                    }
+                }
                 Some(Response::ReportAck(ack)) => recorded(&mut orders, owners, &ack),
                 // Nobody waits for an answer that comes twice.
                 Some(Response::CertificateGrant(grant)) => drop(grants.try_send(grant)),

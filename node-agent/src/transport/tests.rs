@@ -74,7 +74,10 @@ fn handle(sender: mpsc::Sender<Message>) -> Handle {
 }
 
 /// A component that accepts odd generations and has the given reports left; says what was acknowledged.
-fn component(handles: &Handles, unacknowledged: Vec<UpgradeReport>) -> mpsc::Receiver<(UpgradeId, u64)> {
+pub(super) fn component(
+    handles: &Handles,
+    unacknowledged: Vec<UpgradeReport>,
+) -> mpsc::Receiver<(UpgradeId, u64)> {
     let (sender, mut mailbox) = mpsc::channel(8);
     handles.insert(handle(sender));
     let (acked, receiver) = mpsc::channel(8);
@@ -106,19 +109,19 @@ fn component(handles: &Handles, unacknowledged: Vec<UpgradeReport>) -> mpsc::Rec
     receiver
 }
 
-struct Agent {
+pub(super) struct Agent {
     controller: FakeController,
     said: mpsc::Sender<Outgoing>,
     acked: mpsc::Receiver<(UpgradeId, u64)>,
-    link: watch::Receiver<Link>,
+    pub(super) link: watch::Receiver<Link>,
     connector: Connector,
     handles: Handles,
-    running: JoinHandle<()>,
+    pub(super) running: JoinHandle<()>,
     shutdown: CancellationToken,
     _state: tempfile::TempDir,
 }
 
-async fn agent(life: Duration, unacknowledged: Vec<UpgradeReport>) -> Agent {
+pub(super) async fn agent(life: Duration, unacknowledged: Vec<UpgradeReport>) -> Agent {
     let (controller, state) = (FakeController::start(vec![]).await, tempfile::tempdir().unwrap());
     let connector = controller.connector(state.path(), life);
     let handles = Handles::default();
@@ -133,7 +136,7 @@ async fn agent(life: Duration, unacknowledged: Vec<UpgradeReport>) -> Agent {
 
 impl Agent {
     /// The next session, greeted; with its Hello.
-    async fn greeted(&mut self) -> (Opened, v1::Hello) {
+    pub(super) async fn greeted(&mut self) -> (Opened, v1::Hello) {
         let mut session = self.controller.sessions.recv().await.unwrap();
         let Request::Hello(hello) = session.next().await else { panic!("no Hello") };
         let welcome = v1::Welcome { node: "nodes/web-01".into(), epoch: 1, ..Default::default() };
@@ -142,7 +145,7 @@ impl Agent {
     }
 }
 
-fn desired(number: u64) -> v1::DesiredState {
+pub(super) fn desired(number: u64) -> v1::DesiredState {
     let desired = DesiredState {
         component: "web".parse().unwrap(),
         generation: Generation { epoch: 1, number },
