@@ -398,6 +398,16 @@ reasons! {
     HeldByOperator = "HELD_BY_OPERATOR", Information, Operator, "held by {actor}: {message}";
     ShimUnavailable = "SHIM_UNAVAILABLE", Unavailable, Operator, "the shim of `{component}` can't be reached: {problem}",
         hint "log in to the node: upfleet-agent status, upfleet-agent diagnostics";
+    UnitUnreachable = "UNIT_UNREACHABLE", Unavailable, Operator, "systemd can't be asked about `{unit}`: {problem}",
+        hint "see that the system bus and systemd answer on the node (busctl status org.freedesktop.systemd1); what runs is left alone";
+    UnitNotFound = "UNIT_NOT_FOUND", FailedPrecondition, Operator, "systemd has no unit `{unit}`",
+        hint "install the unit's file on the node, or correct run.unit of the component";
+    UnitMasked = "UNIT_MASKED", FailedPrecondition, Operator, "`{unit}` is masked and can't be started",
+        hint "systemctl unmask the unit on the node, if it is to run again";
+    UnitNotPermitted = "UNIT_NOT_PERMITTED", PermissionDenied, Operator, "systemd does not let the agent {operation} `{unit}`: {problem}",
+        hint "run the agent as root, or give its user a polkit rule for this unit: docs/how-to/systemd.md";
+    UnitUnfit = "UNIT_UNFIT", FailedPrecondition, Operator, "`{unit}` can't run the component: {problem}",
+        hint "mend the unit's file on the node, then systemctl daemon-reload; docs/how-to/systemd.md says what a unit needs";
     JournalDamaged = "JOURNAL_DAMAGED", DataLoss, Operator, "the journal of `{component}` was damaged and moved to {path}; what is installed was inspected by digest";
     StateTooNew = "STATE_TOO_NEW", FailedPrecondition, Operator, "{path} has format {found}, this version reads up to {known}",
         hint "install the newer version again";

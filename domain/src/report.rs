@@ -75,7 +75,7 @@ pub struct ComponentInventory {
     pub upgrade: Option<UpgradeId>,
     /// That upgrade's state.
     pub upgrade_state: Option<UpgradeState>,
-    /// `supervised` or `none`.
+    /// `supervised`, `systemd` or `none`.
     pub run_mode: String,
     /// Process id of what runs.
     pub pid: Option<u32>,
@@ -94,4 +94,12 @@ pub struct ComponentInventory {
     /// Whether it takes patches: its configuration says how its JVM is started.
     #[serde(default)]
     pub patchable: bool,
+}
+
+impl ComponentInventory {
+    /// Whether the agent knows which process is the component's, so that its absence says something.
+    #[must_use]
+    pub fn has_process(&self) -> bool {
+        matches!(self.run_mode.as_str(), "supervised" | "systemd")
+    }
 }

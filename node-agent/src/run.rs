@@ -90,6 +90,8 @@ pub async fn run(dir: &Path, shutdown: CancellationToken) -> Result<(), RunError
         handles: Handles::default(),
         actors: BTreeMap::new(),
         config,
+        // Units name it, and they have another working directory.
+        config_dir: std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned()),
     };
     for component in agent.config.components.clone() {
         agent.start(&component);
@@ -105,6 +107,7 @@ pub async fn run(dir: &Path, shutdown: CancellationToken) -> Result<(), RunError
 
 struct Agent {
     config: Config,
+    config_dir: PathBuf,
     connector: Option<Connector>,
     fetcher: Fetcher,
     shared: Shared,
@@ -121,7 +124,7 @@ struct Actor {
 impl Agent {
     /// Starts a component. One that can't be started leaves the others alone.
     fn start(&mut self, config: &ComponentConfig) {
-        let world = Node::new(&self.config.state_dir, config, self.fetcher.clone());
+        let world = Node::new(&self.config.state_dir, &self.config_dir, config, self.fetcher.clone());
         let shutdown = self.shared.shutdown.child_token();
         let shared = Shared { shutdown: shutdown.clone(), ..self.shared.clone() };
         match component::start(&self.config.state_dir, config, world, shared) {
@@ -306,6 +309,7 @@ mod tests {
             handles: Handles::default(),
             actors: BTreeMap::new(),
             config,
+            config_dir: dir.path().to_owned(),
         };
         agent.reload(dir.path()).await;
         let first = agent.actors.values().map(|actor| actor.task.id()).next().unwrap();

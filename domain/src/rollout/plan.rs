@@ -369,7 +369,7 @@ fn reference(release: &ReleaseFacts, platform: Option<&Platform>) -> Result<Rele
 /// `to`, unless the node has it under that name already and it runs. The same bytes under another name, or not
 /// running, are ordered: the agent proves by digest that they are current, or starts them.
 fn differs(inventory: &ComponentInventory, to: &ComponentState) -> Result<ComponentState, Box<Reason>> {
-    let runs = inventory.run_mode != "supervised" || inventory.running == to.artifact();
+    let runs = !inventory.has_process() || inventory.running == to.artifact();
     if inventory.drift.is_none() && inventory.current == *to && runs {
         let digest = to.artifact().map_or_else(|| "nothing".to_owned(), |digest| digest.short());
         return Err(Box::new(Reason::new(ReasonCode::AlreadyCurrent).with("digest", digest)));

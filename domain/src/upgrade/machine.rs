@@ -174,7 +174,7 @@ impl Machine {
             hold_generation: record.hold_generation,
             upgrade: upgrade.map(|(id, _)| id.clone()),
             upgrade_state: upgrade.map(|(_, state)| state),
-            run_mode: if self.policy.supervised { "supervised" } else { "none" }.to_owned(),
+            run_mode: self.policy.run_mode().to_owned(),
             pid: self.seen.process.pid(),
             changed: record.changed,
             changer: record.changer.as_str().to_owned(),

@@ -93,6 +93,8 @@ pub struct Policy {
     pub exclusive_with: Vec<ComponentId>,
     /// Whether the agent runs a process for it.
     pub supervised: bool,
+    /// Whether that process is a systemd unit's: whether it runs is then the node's operator's decision as well.
+    pub systemd: bool,
     /// Whether it takes patches: its configuration says how its JVM is started.
     pub patchable: bool,
     /// Whether its running JVM may be patched.
@@ -128,6 +130,7 @@ impl Default for Policy {
             allow_downgrade: false,
             exclusive_with: Vec::new(),
             supervised: true,
+            systemd: false,
             patchable: false,
             live: false,
             reload: false,
@@ -161,6 +164,16 @@ impl Policy {
             Phase::RollingBack => {
                 limits.rolling_back.saturating_add(self.stop_timeout).saturating_add(self.start_deadline)
             }
+        }
+    }
+
+    /// Who runs it, as the inventory says it.
+    #[must_use]
+    pub fn run_mode(&self) -> &'static str {
+        match (self.systemd, self.supervised) {
+            (true, _) => "systemd",
+            (_, true) => "supervised",
+            _ => "none",
         }
     }
 

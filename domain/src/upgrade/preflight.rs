@@ -83,7 +83,7 @@ pub fn judge(policy: &Policy, asked: Asked<'_>, current: &ComponentState, facts:
     }
     if same_base && same_stack {
         let current = policy.runs(&facts.process, wanted) && !asked.old_classes;
-        return if current { Verdict::AlreadyCurrent } else { in_force(policy, asked) };
+        return if current { Verdict::AlreadyCurrent } else { restart(policy, asked, facts) };
     }
     if let Some(reason) = &facts.forbidden {
         return Verdict::Stop(reason.clone());
@@ -152,6 +152,20 @@ fn in_force(policy: &Policy, asked: Asked<'_>) -> Verdict {
     }
     let problem = "the component has run mode none and no [component.reload]";
     Verdict::Stop(Reason::new(ReasonCode::RestartNeeded).with("problem", problem))
+}
+
+/// Whether what is in place already may be brought into force. A unit that its operator has stopped, or that can't be
+/// started, is left as it is.
+fn restart(policy: &Policy, asked: Asked<'_>, facts: &Facts) -> Verdict {
+    if policy.systemd {
+        if let Some(reason) = &facts.forbidden {
+            return Verdict::Stop(reason.clone());
+        }
+        if let Some(Err(problem)) = facts.baseline.as_ref().filter(|_| policy.require_healthy_baseline) {
+            return Verdict::Stop(Reason::new(ReasonCode::BaselineUnhealthy).with("problem", problem));
+        }
+    }
+    in_force(policy, asked)
 }
 
 /// Room for what is still to be fetched, for a backup that can't be a link, and for the journal.

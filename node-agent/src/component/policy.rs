@@ -7,13 +7,19 @@ use upfleet_domain::{
 
 use crate::config::{ComponentConfig, ProbeConfig, ProbeKind, Require, RunMode};
 
-/// The probes of a component: the configured ones; for a supervised one without any, that its process is up.
+/// The probes of a component: the configured ones; where there are none, that what runs it says it is up.
 #[must_use]
 pub fn probes(config: &ComponentConfig) -> Vec<ProbeConfig> {
-    if config.probes.is_empty() && config.run.mode == RunMode::Supervised {
-        return vec![ProbeConfig::new(ProbeKind::Process)];
+    if !config.probes.is_empty() {
+        return config.probes.clone();
     }
-    config.probes.clone()
+    match config.run.mode {
+        RunMode::Supervised => vec![ProbeConfig::new(ProbeKind::Process)],
+        RunMode::Systemd => {
+            vec![ProbeConfig::new(ProbeKind::Systemd), ProbeConfig::new(ProbeKind::Process)]
+        }
+        RunMode::None => Vec::new(),
+    }
 }
 
 /// The machine's policy.
@@ -31,7 +37,8 @@ pub fn policy(config: &ComponentConfig, platform: &Platform) -> Policy {
         keep: config.keep as usize,
         allow_downgrade: config.allow_downgrade,
         exclusive_with: config.exclusive_with.clone(),
-        supervised: config.run.mode == RunMode::Supervised,
+        supervised: config.run.mode != RunMode::None,
+        systemd: config.run.mode == RunMode::Systemd,
         patchable: config.jvm.is_some(),
         live: config.jvm.as_ref().is_some_and(|jvm| jvm.live),
         reload: config.reload.is_some(),

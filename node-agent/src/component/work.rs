@@ -173,6 +173,10 @@ impl<W: World> Tools<W> {
             _ if view.layers.is_empty() && view.gone.is_empty() => Ok(Vec::new()),
             _ => self.world.fit(Asked { stack: view, base, file, live }).await,
         };
+        let forbidden = match looked.forbidden {
+            Some(reason) => Some(reason),
+            None => self.world.ready().await.err(),
+        };
         let process = self.world.process().await;
         let baseline = match &process {
             Process::NotRun if runs => None,
@@ -187,7 +191,7 @@ impl<W: World> Tools<W> {
             available: looked.available,
             fetched: looked.fetched,
             links: looked.links,
-            forbidden: looked.forbidden,
+            forbidden,
             layers,
             damage,
             stack,

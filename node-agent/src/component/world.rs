@@ -19,7 +19,7 @@ use super::{
     stack::{Asked, View},
 };
 use crate::{
-    config::{ComponentConfig, ProbeConfig, RunMode},
+    config::{ComponentConfig, ProbeConfig, ProbeKind, RunMode},
     download::{FetchRequest, Fetcher, Progress},
     exec::stack::SetFiles,
     jvm::patcher::Patcher,
@@ -55,6 +55,10 @@ pub trait World: Send + Sync + 'static {
     fn reload(&self) -> impl Future<Output = Result<String, Failure>> + Send;
     /// Runs a probe once.
     fn probe(&self, index: usize) -> impl Future<Output = Result<(), String>> + Send;
+    /// Whether what runs the component can be asked to start and stop it. Changes nothing.
+    fn ready(&self) -> impl Future<Output = Result<(), Reason>> + Send {
+        async { Ok(()) }
+    }
     /// What the process left behind.
     fn evidence(&self) -> impl Future<Output = Evidence> + Send;
     /// The last lines of output.
@@ -104,11 +108,26 @@ pub struct Node {
 }
 
 impl Node {
-    /// For a component of the agent whose state is in `state_dir`.
+    /// For a component of the agent whose state is in `state_dir` and whose configuration is in `config_dir`.
     #[must_use]
-    pub fn new(state_dir: &Path, config: &ComponentConfig, fetcher: Fetcher) -> Self {
+    pub fn new(state_dir: &Path, config_dir: &Path, config: &ComponentConfig, fetcher: Fetcher) -> Self {
         let patching = Patcher::new(state_dir, config).map(Patching::new);
-        Self::from_parts(config, Supervisor::new(state_dir, config), patching, fetcher)
+        // A shim runs on the very file this agent runs on, also when that was replaced by a newer one.
+        let program = Path::new("/proc/self/exe");
+        let supervisor = Supervisor::build(state_dir, config, program, config_dir, None);
+        Self::from_parts(config, supervisor, patching, fetcher)
+    }
+
+    /// With another supervisor than the usual one.
+    #[must_use]
+    pub fn with_supervisor(
+        state_dir: &Path,
+        config: &ComponentConfig,
+        fetcher: Fetcher,
+        supervisor: Supervisor,
+    ) -> Self {
+        let patching = Patcher::new(state_dir, config).map(Patching::new);
+        Self::from_parts(config, supervisor, patching, fetcher)
     }
 
     /// Like [`Node::new`], with shims and helpers started from `program`.
@@ -142,7 +161,9 @@ impl Node {
     }
 
     async fn launch(&self, digest: Digest, stack: &View) -> Result<Launch, Reason> {
-        let base = Launch::of(&self.config, Some(digest));
+        let mut base = Launch::of(&self.config, Some(digest));
+        // Options for a JVM are added to what the unit's operator has there.
+        base.env.extend(self.supervisor.own_options().await.map_err(|fault| fault.reason)?);
         match &self.patching {
             Some(patching) => patching.launch(base, stack).await,
             None if stack.layers.is_empty() => Ok(base),
@@ -197,6 +218,7 @@ impl World for Node {
             Err(_) | Ok(ProcessStateInfo::NotRun | ProcessStateInfo::Stopped { last_exit: None }) => {
                 Process::NotRun
             }
+            Ok(ProcessStateInfo::Down { exit, .. }) => Process::Down { exit },
             Ok(state) => {
                 let exit = state.last_exit().map(ToString::to_string);
                 Process::Down { exit: exit.unwrap_or_else(|| "an unknown exit".to_owned()) }
@@ -215,9 +237,16 @@ impl World for Node {
 
     async fn probe(&self, index: usize) -> Result<(), String> {
         let Some(config) = self.probes.get(index) else { return Ok(()) };
-        let process = self.up().await;
+        let process = match config.kind {
+            ProbeKind::Systemd => self.supervisor.active().await,
+            _ => self.up().await,
+        };
         let context = ProbeContext { path: self.config.path.clone(), process };
         probe::run(config, &context).await.map_err(|failure| failure.text)
+    }
+
+    async fn ready(&self) -> Result<(), Reason> {
+        self.supervisor.ready().await.map_err(|fault| fault.reason)
     }
 
     async fn evidence(&self) -> Evidence {

@@ -52,9 +52,9 @@ pub(super) fn check(main: &Path, config: &Config, components: &[Sourced], proble
     }
 }
 
-type Found = Vec<(String, String)>;
+pub(super) type Found = Vec<(String, String)>;
 
-fn add(found: &mut Found, key: impl Into<String>, text: impl Into<String>) {
+pub(super) fn add(found: &mut Found, key: impl Into<String>, text: impl Into<String>) {
     found.push((key.into(), text.into()));
 }
 
@@ -80,6 +80,7 @@ fn check_component(config: &Config, component: &ComponentConfig, found: &mut Fou
         add(found, "keep", format!("{} is not between 1 and 100", component.keep));
     }
     check_run(component, found);
+    super::unit::check(component, found);
     check_files(component, found);
     if let Some(text) = component.reload.as_ref().and_then(|reload| reload_problem(component, reload)) {
         add(found, "reload", text);
@@ -143,6 +144,9 @@ fn check_run(component: &ComponentConfig, found: &mut Found) {
         for (key, _) in unused.iter().filter(|(_, set)| *set) {
             add(found, *key, "has no effect as nothing is run; set run.mode = \"supervised\" or remove it");
         }
+        return;
+    }
+    if run.mode == RunMode::Systemd {
         return;
     }
     if let Some(program) = run.command.first() {
@@ -228,7 +232,7 @@ fn check_timeouts(component: &ComponentConfig, found: &mut Found) {
     for (key, _) in all.iter().filter(|(_, span)| span.is_zero()) {
         add(found, format!("timeouts.{key}"), "is zero");
     }
-    if component.run.mode == RunMode::Supervised {
+    if component.run.mode != RunMode::None {
         let stop = component.run.stop_timeout;
         for (key, span) in &all[3..] {
             if !span.is_zero() && *span <= stop {
@@ -254,7 +258,10 @@ fn probe_problem(component: &ComponentConfig, probe: &ProbeConfig) -> Option<Str
         ProbeKind::Process if component.run.mode == RunMode::None => Some(
             "there is no process to look at; set run.mode = \"supervised\" or use another type".to_owned(),
         ),
-        ProbeKind::Process => None,
+        ProbeKind::Systemd if component.run.mode != RunMode::Systemd => {
+            Some("there is no unit to look at; set run.mode = \"systemd\" or use another type".to_owned())
+        }
+        ProbeKind::Process | ProbeKind::Systemd => None,
         ProbeKind::Exec { command } => match command.first() {
             Some(program) if is_absolute(program) => None,
             Some(program) => {
@@ -284,7 +291,7 @@ fn address_problem(address: &str) -> Option<String> {
     (!sound).then(|| format!("`{address}` is not an address; write it like \"127.0.0.1:8080\""))
 }
 
-fn path_problem(path: &Path) -> Option<String> {
+pub(super) fn path_problem(path: &Path) -> Option<String> {
     if !path.is_absolute() {
         return Some(format!("`{}` is relative; write the whole path, beginning with `/`", path.display()));
     }
@@ -295,6 +302,7 @@ fn path_problem(path: &Path) -> Option<String> {
 /// What concerns two components.
 fn check_against(own: &ComponentConfig, earlier: &[Sourced], all: &[Sourced], found: &mut Found) {
     for other in earlier {
+        super::unit::check_against(own, &other.component, found);
         if other.component.name == own.name {
             let text = format!("is declared in `{}` already; rename or remove one", other.file.display());
             add(found, "name", text);

@@ -121,6 +121,8 @@ impl<'de> Deserialize<'de> for FileMode {
 pub enum RunMode {
     /// The agent, through a shim.
     Supervised,
+    /// systemd, by a unit of the operator's.
+    Systemd,
     /// Nobody: a file that others read.
     #[default]
     None,
@@ -132,6 +134,7 @@ impl RunMode {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Supervised => "supervised",
+            Self::Systemd => "systemd",
             Self::None => "none",
         }
     }
@@ -184,12 +187,25 @@ impl StopSignal {
     }
 }
 
+/// Where units and their drop-ins of this machine lie, those that outlast a reboot.
+const DROP_IN_DIR: &str = "/etc/systemd/system";
+
+fn is_usual_drop_in_dir(dir: &PathBuf) -> bool {
+    dir.as_os_str() == DROP_IN_DIR
+}
+
 /// `[component.run]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RunConfig {
     /// Who runs it.
     pub mode: RunMode,
+    /// The unit that runs it, e.g. `shop.service` or `shop@a.service`; only where `mode` is `systemd`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unit: Option<String>,
+    /// Where the drop-in of a patched JVM's unit is written; only where `mode` is `systemd`.
+    #[serde(skip_serializing_if = "is_usual_drop_in_dir")]
+    pub drop_in_dir: PathBuf,
     /// Program and arguments, no shell; `{path}` stands for the component's path. Empty: the path alone.
     pub command: Vec<String>,
     /// Environment, added to a small fixed one (`PATH`, `HOME`, `LANG`, `TZ`).
@@ -219,6 +235,8 @@ impl Default for RunConfig {
     fn default() -> Self {
         Self {
             mode: RunMode::None,
+            unit: None,
+            drop_in_dir: DROP_IN_DIR.into(),
             command: Vec::new(),
             env: BTreeMap::new(),
             cwd: None,

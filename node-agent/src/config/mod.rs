@@ -10,6 +10,7 @@ mod files;
 mod jvm;
 mod load;
 mod probe;
+mod unit;
 mod units;
 
 use std::path::{Path, PathBuf};

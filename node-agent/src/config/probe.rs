@@ -46,6 +46,8 @@ impl ProbeConfig {
 pub enum ProbeKind {
     /// The process is up.
     Process,
+    /// Its unit is active, and is not restarted again and again.
+    Systemd,
     /// A program ends with status 0.
     Exec {
         /// Program and arguments, no shell; `{path}` stands for the component's path.
@@ -81,6 +83,7 @@ impl ProbeKind {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Process => "process",
+            Self::Systemd => "systemd",
             Self::Exec { .. } => "exec",
             Self::Http { .. } => "http",
             Self::Tcp { .. } => "tcp",
@@ -161,6 +164,7 @@ struct Flat {
 #[serde(rename_all = "kebab-case")]
 enum Type {
     Process,
+    Systemd,
     Exec,
     Http,
     Tcp,
@@ -181,6 +185,7 @@ impl TryFrom<Flat> for ProbeConfig {
     fn try_from(mut flat: Flat) -> Result<Self, String> {
         let kind = match flat.r#type {
             Type::Process => ProbeKind::Process,
+            Type::Systemd => ProbeKind::Systemd,
             Type::Exec => ProbeKind::Exec { command: needed(flat.command.take(), "exec", "command")? },
             Type::Http => ProbeKind::Http {
                 url: needed(flat.url.take(), "http", "url")?,

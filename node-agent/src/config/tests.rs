@@ -154,7 +154,15 @@ fn mistakes_are_refused_by_file_and_key() {
     refused(&component("exclusive_with = [\"zz\"]"), &["exclusive_with", "`zz` is not declared"]);
     refused(&component("[component.run]\nstop_timeout = 5"), &["line 5", "string"]);
     refused(&component("[component.run]\nstop_timeout = \"soon\""), &["`soon` is not a span"]);
-    refused(&component("[component.run]\nmode = \"systemd\""), &["unknown variant `systemd`"]);
+    refused(&component("[component.run]\nmode = \"upstart\""), &["unknown variant `upstart`"]);
+    refused(&component("[component.run]\nmode = \"systemd\""), &["run.unit", "shop.service"]);
+    refused(&component("[component.run]\nmode = \"systemd\"\nunit = \"a.socket\""), &["is no service"]);
+    refused(
+        &component("[component.run]\nmode = \"systemd\"\nunit = \"a.service\"\ncommand = [\"{path}\"]"),
+        &["run.command", "ExecStart="],
+    );
+    refused(&component("[component.run]\nunit = \"a.service\""), &["run.unit", "no effect"]);
+    refused(&component("[[component.probe]]\ntype = \"systemd\""), &["no unit to look at"]);
     refused(&component("[component.run]\ncommand = [\"{path}\"]"), &["run.command", "no effect"]);
     refused(
         &component("[component.run]\nmode = \"supervised\"\ncommand = [\"sh\", \"{path}\"]"),

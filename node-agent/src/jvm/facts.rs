@@ -31,8 +31,11 @@ const LAUNCHER_ATTRIBUTES: [&str; 4] =
 /// # Errors
 /// [`ReasonCode::JvmUnknown`] where the command is java's but can't be read.
 pub fn start(config: &ComponentConfig, launch: &Launch, java: Option<u16>) -> Result<Start, Reason> {
-    if config.run.mode == RunMode::None {
-        return Ok(Start::Elsewhere);
+    match (&config.run.mode, &config.run.unit) {
+        (RunMode::None, _) => return Ok(Start::Elsewhere),
+        // Its command is the operator's and stays as it is: options reach it by a variable.
+        (RunMode::Systemd, unit) => return Ok(Start::Script(unit.clone().unwrap_or_default())),
+        (RunMode::Supervised, _) => {}
     }
     let file = |path: &str| read_options(&launch.cwd.join(path)).map_err(|error| error.to_string());
     match command::read(&launch.argv, &launch.env, java, &file) {

@@ -136,7 +136,7 @@ impl Patcher {
     /// As [`Patcher::fit`] for the mechanism.
     pub fn set(&self, layers: &[Layer], view: &StackView) -> Result<Option<SetFiles>, Reason> {
         let empty = layers.iter().all(|layer| layer.retired);
-        if empty && self.config.run.mode == RunMode::Supervised {
+        if empty && self.config.run.mode != RunMode::None {
             return Ok(None);
         }
         let facts = self.facts(view, &self.config.path, None)?;

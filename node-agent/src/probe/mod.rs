@@ -21,7 +21,7 @@ use crate::config::{ProbeConfig, ProbeKind};
 pub struct ProbeContext {
     /// The component's file, for `{path}`.
     pub path: PathBuf,
-    /// The pid of its process, or why there is none.
+    /// The pid of its process, or why there is none; for a probe of the unit, what is wrong with that.
     pub process: Result<u32, String>,
 }
 
@@ -46,7 +46,8 @@ impl ProbeFailure {
 pub async fn run(probe: &ProbeConfig, context: &ProbeContext) -> Result<(), ProbeFailure> {
     let answer = async {
         match &probe.kind {
-            ProbeKind::Process => match &context.process {
+            // What a unit says is asked by whoever makes the context.
+            ProbeKind::Process | ProbeKind::Systemd => match &context.process {
                 Ok(_) => Ok(()),
                 Err(why) => Err(ProbeFailure::new(why.clone())),
             },
@@ -72,6 +73,7 @@ pub async fn run(probe: &ProbeConfig, context: &ProbeContext) -> Result<(), Prob
 pub fn question(kind: &ProbeKind) -> String {
     match kind {
         ProbeKind::Process => "the process".to_owned(),
+        ProbeKind::Systemd => "the unit".to_owned(),
         ProbeKind::Exec { command } => format!("`{}`", command.join(" ")),
         ProbeKind::Http { url, .. } => format!("GET {url}"),
         ProbeKind::Tcp { address } => format!("connecting to {address}"),

@@ -28,7 +28,7 @@
 //! file the shim kills the component and exits. Whoever starts a shim passes it as descriptor 0, so that no
 //! component inherits it.
 
-mod child;
+pub(crate) mod child;
 mod keeper;
 mod leftovers;
 mod output;

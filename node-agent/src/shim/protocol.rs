@@ -206,6 +206,13 @@ pub enum ProcessState {
         /// Why the last attempt to start it failed, if it did.
         problem: Option<String>,
     },
+    /// Its unit has no process. Never said by a shim.
+    Down {
+        /// How the process ended, as far as systemd says.
+        exit: String,
+        /// What is wrong, as a sentence.
+        problem: String,
+    },
     /// Nothing is run: the component is a file that others read. Never said by a shim.
     NotRun,
 }
@@ -216,7 +223,7 @@ impl ProcessState {
     pub fn running(&self) -> Option<&ProcessInfo> {
         match self {
             Self::Running(info) | Self::Stopping(info) => Some(info),
-            Self::Stopped { .. } | Self::BackOff { .. } | Self::NotRun => None,
+            Self::Stopped { .. } | Self::BackOff { .. } | Self::Down { .. } | Self::NotRun => None,
         }
     }
 
@@ -229,6 +236,7 @@ impl ProcessState {
             Self::Running(info) => Ok(info.pid),
             Self::Stopping(info) => Err(format!("process {} is being stopped", info.pid)),
             Self::NotRun => Err("there is no process".to_owned()),
+            Self::Down { problem, .. } => Err(problem.clone()),
             Self::BackOff { problem: Some(problem), .. } => Err(problem.clone()),
             Self::Stopped { last_exit: None } | Self::BackOff { last_exit: None, .. } => {
                 Err("the process was not started".to_owned())
@@ -245,7 +253,7 @@ impl ProcessState {
     pub fn last_exit(&self) -> Option<&ExitRecord> {
         match self {
             Self::Stopped { last_exit } | Self::BackOff { last_exit, .. } => last_exit.as_ref(),
-            Self::Running(_) | Self::Stopping(_) | Self::NotRun => None,
+            Self::Running(_) | Self::Stopping(_) | Self::Down { .. } | Self::NotRun => None,
         }
     }
 }

@@ -1,4 +1,5 @@
-//! The agent's side of supervision: one [`Supervisor`] per component, which talks to the component's shim.
+//! The agent's side of supervision: one [`Supervisor`] per component, which talks to the component's shim, or to systemd
+//! about the component's unit.
 //!
 //! It starts a shim where none answers, and otherwise only asks and orders; what a component is to run is
 //! decided elsewhere. Unix sockets are all it opens: no network.
@@ -6,6 +7,7 @@
 mod client;
 mod launch;
 mod spawn;
+mod systemd;
 
 use std::{
     io::{Read, Seek, SeekFrom},
@@ -24,7 +26,7 @@ pub use crate::shim::{
     spec::{Input, Launch},
 };
 use crate::{
-    config::{ComponentConfig, RunMode},
+    config::{ComponentConfig, DEFAULT_DIR, RunMode},
     shim::{
         protocol::{Body, ErrorCode, Op},
         spec::SPEC,
@@ -67,6 +69,7 @@ struct Inner {
     stop_timeout: Duration,
     dir: PathBuf,
     program: PathBuf,
+    unit: Option<systemd::Unit>,
     /// Held while a shim is started, so that one agent starts only one.
     starting: tokio::sync::Mutex<()>,
 }
@@ -82,12 +85,27 @@ impl Supervisor {
     /// Like [`Supervisor::new`], with shims started from `program`.
     #[must_use]
     pub fn with_program(state_dir: &Path, component: &ComponentConfig, program: &Path) -> Self {
+        Self::build(state_dir, component, program, Path::new(DEFAULT_DIR), None)
+    }
+
+    /// Like [`Supervisor::with_program`]: of an agent whose configuration lies in `config_dir`, with systemd asked on the
+    /// bus at `address` instead of the system's, where one is given.
+    #[must_use]
+    pub fn build(
+        state_dir: &Path,
+        component: &ComponentConfig,
+        program: &Path,
+        config_dir: &Path,
+        address: Option<&str>,
+    ) -> Self {
+        let unit = systemd::Unit::of(state_dir, component, &lasting(program), config_dir, address);
         let inner = Inner {
             component: component.name.clone(),
             mode: component.run.mode,
             stop_timeout: component.run.stop_timeout,
             dir: shim_dir(state_dir, &component.name),
             program: program.to_owned(),
+            unit,
             starting: tokio::sync::Mutex::new(()),
         };
         Self { inner: Arc::new(inner) }
@@ -99,7 +117,7 @@ impl Supervisor {
     /// # Errors
     /// [`ReasonCode::ShimUnavailable`].
     pub async fn ensure_shim(&self) -> Result<(), Fault> {
-        if self.inner.mode == RunMode::None {
+        if self.inner.mode != RunMode::Supervised {
             return Ok(());
         }
         let _one_at_a_time = self.inner.starting.lock().await;
@@ -113,6 +131,9 @@ impl Supervisor {
     pub async fn start(&self, launch: &Launch) -> Result<ProcessInfo, Fault> {
         if self.inner.mode == RunMode::None {
             return Err(Fault::new(ReasonCode::StartFailed, "the component is not run by the agent"));
+        }
+        if let Some(unit) = &self.inner.unit {
+            return unit.start(launch).await;
         }
         self.ensure_shim().await?;
         let op = Op::Start { launch: Box::new(launch.clone()) };
@@ -130,6 +151,9 @@ impl Supervisor {
     /// # Errors
     /// [`ReasonCode::StartFailed`] where no process runs; [`ReasonCode::ShimUnavailable`].
     pub async fn replace(&self, launch: &Launch) -> Result<ProcessInfo, Fault> {
+        if let Some(unit) = &self.inner.unit {
+            return unit.replace(launch).await;
+        }
         let op = Op::Replace { launch: Box::new(launch.clone()) };
         match call(&self.inner.dir, op, ANSWER).await {
             Ok(Body::State(ProcessStateInfo::Running(info))) => Ok(info),
@@ -145,6 +169,9 @@ impl Supervisor {
     /// # Errors
     /// [`ReasonCode::StopFailed`] where it does not end; [`ReasonCode::ShimUnavailable`].
     pub async fn stop(&self) -> Result<(), Fault> {
+        if let Some(unit) = &self.inner.unit {
+            return unit.stop().await;
+        }
         if self.inner.mode == RunMode::None || !self.has_run() {
             return Ok(());
         }
@@ -162,6 +189,9 @@ impl Supervisor {
     /// # Errors
     /// [`ReasonCode::ShimUnavailable`] where the component has been run and no shim answers.
     pub async fn process(&self) -> Result<ProcessStateInfo, Fault> {
+        if let Some(unit) = &self.inner.unit {
+            return Ok(unit.process().await);
+        }
         if self.inner.mode == RunMode::None {
             return Ok(ProcessStateInfo::NotRun);
         }
@@ -182,6 +212,9 @@ impl Supervisor {
 
     /// The last lines of output, at most `lines`, oldest first; from the log where no shim answers.
     pub async fn tail(&self, lines: usize) -> Vec<String> {
+        if let Some(unit) = &self.inner.unit {
+            return unit.evidence().await;
+        }
         match call(&self.inner.dir, Op::Tail { lines, this_launch: false }, ANSWER).await {
             Ok(Body::Lines(lines)) if !lines.is_empty() => lines,
             _ => log_tail(&self.inner.dir.join("output.log"), lines),
@@ -190,6 +223,9 @@ impl Supervisor {
 
     /// The last lines since the last [`Supervisor::start`], restarts included: the evidence of a launch.
     pub async fn launch_tail(&self, lines: usize) -> Vec<String> {
+        if let Some(unit) = &self.inner.unit {
+            return unit.evidence().await;
+        }
         match call(&self.inner.dir, Op::Tail { lines, this_launch: true }, ANSWER).await {
             Ok(Body::Lines(lines)) => lines,
             _ => Vec::new(),
@@ -209,12 +245,49 @@ impl Supervisor {
     /// # Errors
     /// As [`Supervisor::stop`].
     pub async fn shutdown(&self) -> Result<(), Fault> {
+        if let Some(unit) = &self.inner.unit {
+            return unit.stop().await;
+        }
         match call(&self.inner.dir, Op::Shutdown, self.inner.stop_timeout + STOP_MARGIN).await {
             Ok(_) | Err(CallError::NoShim(_)) => self.until_shim_is_gone().await,
             Err(CallError::Refused(error)) if error.code == ErrorCode::StopFailed => {
                 Err(Fault::new(ReasonCode::StopFailed, error.message))
             }
             Err(error) => Err(self.unavailable(error)),
+        }
+    }
+
+    /// The pid of a process whose unit is active, or what is wrong with the unit. Of a component without one, whether its
+    /// process is up.
+    ///
+    /// # Errors
+    /// A sentence for people.
+    pub async fn active(&self) -> Result<u32, String> {
+        match &self.inner.unit {
+            Some(unit) => unit.active().await,
+            None => self.process().await.map_err(|fault| fault.to_string())?.up(),
+        }
+    }
+
+    /// Whether what runs the component can be asked to: its unit is there, not masked, and runs it. A shim always can.
+    ///
+    /// # Errors
+    /// What stands in the way, as a reason with what to do.
+    pub async fn ready(&self) -> Result<(), Fault> {
+        match &self.inner.unit {
+            Some(unit) => unit.ready().await,
+            None => Ok(()),
+        }
+    }
+
+    /// What the operator of the node has the unit put into the variable that options for a JVM go to, with its name.
+    ///
+    /// # Errors
+    /// Where systemd can't be asked.
+    pub async fn own_options(&self) -> Result<Option<(String, String)>, Fault> {
+        match &self.inner.unit {
+            Some(unit) => unit.own_options().await,
+            None => Ok(None),
         }
     }
 
@@ -240,6 +313,16 @@ impl Supervisor {
         fault.reason = fault.reason.with("component", &self.inner.component);
         fault
     }
+}
+
+/// The name of a program that outlasts this process: what `/proc/self/exe` stands for, also when it was replaced.
+fn lasting(program: &Path) -> PathBuf {
+    if program != Path::new("/proc/self/exe") {
+        return program.to_owned();
+    }
+    let name = std::fs::read_link(program).unwrap_or_else(|_| program.to_owned());
+    let text = name.to_string_lossy();
+    PathBuf::from(text.strip_suffix(" (deleted)").unwrap_or(&text))
 }
 
 /// Where the shim of a component lives: it has to outlast a reboot, so it is not in the run directory.

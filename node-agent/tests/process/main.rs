@@ -11,3 +11,4 @@ mod inputs;
 mod shim;
 mod stack_crash;
 mod support;
+mod systemd;

@@ -170,7 +170,7 @@ fn voice(inventory: &ComponentInventory) -> Result<&Proof, Box<Reason>> {
         return Err(Box::new(drift.clone()));
     }
     // What the last JVM said is kept by the agent; it proves nothing once that has ended.
-    let runs = inventory.run_mode != "supervised" || inventory.pid.is_some();
+    let runs = !inventory.has_process() || inventory.pid.is_some();
     let Some(proof) = inventory.proof.as_ref().filter(|_| runs) else {
         return Err(Box::new(missing("it was not asked, or no JVM of the component runs".to_owned())));
     };

@@ -205,6 +205,10 @@ impl Machine {
         let old_classes = self.old_classes();
         let Some(passage) = &mut self.record.passage else { return };
         passage.from = self.record.current.clone();
+        if self.policy.systemd {
+            // A unit may have been started and stopped without the agent: it is put back as it was just now.
+            passage.ran = facts.process.digest().is_some();
+        }
         let goal = passage.order.goal.clone();
         let asked = Asked { goal: &goal, live: passage.order.live, old_classes };
         match preflight::judge(&self.policy, asked, &self.record.current, facts) {

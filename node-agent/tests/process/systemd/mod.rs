@@ -1,0 +1,7 @@
+//! Components that systemd units run, against a manager faked over D-Bus.
+
+mod crash;
+mod fake;
+mod support;
+mod trouble;
+mod upgrades;
