@@ -14,3 +14,7 @@ pub mod v1 {
 
 /// The encoded `FileDescriptorSet` of `upfleet.v1`, for server reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/upfleet_descriptor.bin"));
+
+/// A client that offers this protocol in its TLS handshake, before `h2`, says that the connection will carry
+/// artifacts' bytes. It is HTTP/2 all the same; a server that does not know it takes `h2`.
+pub const BULK_ALPN: &[u8] = b"upfleet-bulk";

@@ -291,7 +291,12 @@ impl ArtifactService for Door {
         }
         let cut = self.0.cuts.lock().unwrap().pop();
         let start = usize::try_from(request.offset).unwrap();
-        let end = cut.map_or(self.0.artifact.len(), |cut| start + cut).min(self.0.artifact.len());
+        let whole = self.0.artifact.len();
+        let wanted = match usize::try_from(request.limit).unwrap() {
+            0 => whole,
+            limit => (start + limit).min(whole),
+        };
+        let end = cut.map_or(wanted, |cut| start + cut).min(wanted);
         let (sender, stream) = mpsc::channel(4);
         let (bytes, size) = (self.0.artifact[start..end].to_vec(), self.0.artifact.len() as u64);
         let step = usize::try_from(request.message_bytes).unwrap();

@@ -12,6 +12,7 @@ mod patch;
 mod release;
 mod rollout;
 mod show;
+mod uncopied;
 mod user;
 mod watch;
 
@@ -21,6 +22,7 @@ use upfleet_domain::reason::Reason;
 
 pub use enroll::Enrollment;
 pub use rollout::RolloutApi;
+pub use uncopied::Uncopied;
 
 use crate::{
     auth::{Principal, principal},

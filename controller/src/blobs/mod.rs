@@ -6,6 +6,7 @@
 
 mod collect;
 mod error;
+mod pieces;
 mod read;
 #[cfg(test)]
 mod tests;
@@ -89,6 +90,7 @@ struct Inner {
     verified: Mutex<HashMap<Digest, Verified>>,
     /// Bytes of all artifacts.
     total: AtomicU64,
+    pieces: pieces::Pieces,
 }
 
 /// The artifact store. Clones share it.
@@ -114,6 +116,7 @@ impl Blobs {
             claimed: Mutex::default(),
             verified: Mutex::default(),
             total: AtomicU64::new(total),
+            pieces: pieces::Pieces::default(),
         })))
     }
 

@@ -2,17 +2,18 @@
 
 use std::{
     fs::File,
-    io::Read,
+    io::{IoSliceMut, Read},
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use bytes::Bytes;
+use rustix::io::{ReadWriteFlags, preadv2};
 use sha2::{Digest as _, Sha256};
 use upfleet_domain::digest::Digest;
 
-use super::{BlobError, Blobs, PIECE, Result, Stamp, blocking, guard, io};
+use super::{BlobError, Blobs, PIECE, Result, Stamp, blocking, guard, io, pieces::Pieces};
 
 /// An artifact open for reading. It stays readable where it is deleted meanwhile.
 #[derive(Clone, Debug)]
@@ -20,6 +21,7 @@ pub struct Blob {
     file: Arc<File>,
     path: PathBuf,
     size: u64,
+    pieces: Pieces,
 }
 
 impl Blobs {
@@ -33,7 +35,8 @@ impl Blobs {
         let verified = self.0.verified(digest);
         let mut verified = verified.lock_owned().await;
         let known = *verified;
-        let opened = blocking(move || open(digest, &path, known)).await;
+        let pieces = self.0.pieces.clone();
+        let opened = blocking(move || open(digest, &path, known, pieces)).await;
         if matches!(opened, Err(BlobError::Missing(_))) {
             // Whoever asks for what is not there must not fill the memory with its digests.
             guard(&self.0.verified).remove(&digest);
@@ -44,7 +47,7 @@ impl Blobs {
     }
 }
 
-fn open(digest: Digest, path: &Path, known: Option<Stamp>) -> Result<(Blob, Option<Stamp>)> {
+fn open(digest: Digest, path: &Path, known: Option<Stamp>, pieces: Pieces) -> Result<(Blob, Option<Stamp>)> {
     let file = File::open(path).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => BlobError::Missing(digest),
         _ => io("open", path)(error),
@@ -53,7 +56,7 @@ fn open(digest: Digest, path: &Path, known: Option<Stamp>) -> Result<(Blob, Opti
     if known != Some(stamp) && hash(&file, path)? != digest {
         return Err(BlobError::Damaged(digest));
     }
-    let blob = Blob { file: Arc::new(file), path: path.to_owned(), size: stamp.size };
+    let blob = Blob { file: Arc::new(file), path: path.to_owned(), size: stamp.size, pieces };
     Ok((blob, stamp.settled().then_some(stamp)))
 }
 
@@ -76,20 +79,34 @@ impl Blob {
         self.size
     }
 
-    /// Reads from `offset`, up to `length` bytes and never more than [`PIECE`]; less at the end, nothing at it.
+    /// Reads from `offset`, up to `length` bytes and never more than [`PIECE`]; less at the end and where many
+    /// read at once, nothing at the end. Waits while readers hold all the memory there is for them.
     ///
     /// # Errors
     /// [`BlobError::Range`] after the end, [`BlobError::Io`] where the disk refuses.
     pub async fn read_at(&self, offset: u64, length: u64) -> Result<Bytes> {
         let size = self.size;
         let left = size.checked_sub(offset).ok_or(BlobError::Range { offset, size })?;
-        let length = usize::try_from(length.min(left)).unwrap_or(PIECE).min(PIECE);
+        let length = usize::try_from(length.min(left)).unwrap_or(PIECE);
+        if length == 0 {
+            return Ok(Bytes::new());
+        }
+        let mut piece = self.pieces.take(length).await;
+        if self.read_cached(piece.bytes(), offset) {
+            return Ok(piece.done());
+        }
         let blob = self.clone();
         blocking(move || {
-            let mut piece = vec![0; length];
-            blob.file.read_exact_at(&mut piece, offset).map_err(io("read", &blob.path))?;
-            Ok(Bytes::from(piece))
+            blob.file.read_exact_at(piece.bytes(), offset).map_err(io("read", &blob.path))?;
+            Ok(piece.done())
         })
         .await
+    }
+
+    /// Whether all of it lay in the kernel's cache: then it costs no thread.
+    fn read_cached(&self, piece: &mut [u8], offset: u64) -> bool {
+        let length = piece.len();
+        let read = preadv2(&self.file, &mut [IoSliceMut::new(piece)], offset, ReadWriteFlags::NOWAIT);
+        read == Ok(length)
     }
 }

@@ -53,7 +53,7 @@ pub struct Piece {
 /// The smallest piece that can be asked for, in bytes.
 const MIN_PIECE: u64 = 16 * 1024;
 /// Pieces that are read ahead of a reader.
-const READ_AHEAD: usize = 2;
+const READ_AHEAD: usize = 1;
 
 impl Operations {
     /// Opens an upload at an offset.
@@ -183,15 +183,15 @@ async fn send_range(
     };
     let mut offset = wanted.offset;
     while offset < end {
+        // Only for a reader that has room: a piece that nobody takes would hold memory.
+        let Ok(room) = sender.reserve().await else { return Ok(()) };
         let data = blob.read_at(offset, piece.min(end - offset)).await.map_err(|error| error.reason())?;
         if data.is_empty() {
             return Err(Reason::new(ReasonCode::ArtifactDamaged).with("digest", wanted.digest));
         }
         let length = data.len() as u64;
         counted.fetch_add(length, std::sync::atomic::Ordering::Relaxed);
-        if sender.send(Ok(Piece { offset, data, size })).await.is_err() {
-            return Ok(());
-        }
+        room.send(Ok(Piece { offset, data, size }));
         offset += length;
     }
     Ok(())

@@ -13,7 +13,7 @@ use upfleet_api::v1::{
 };
 
 use crate::{
-    api::{Api, Enrollment, RolloutApi},
+    api::{Api, Enrollment, RolloutApi, Uncopied},
     auth::AuthLayer,
     engine::Rollouts,
     ops::Operations,
@@ -29,15 +29,15 @@ const CONTENT_MESSAGE: usize = 2 * 1024 * 1024;
 /// The largest message on the enrollment listener.
 const ENROLL_MESSAGE: usize = 64 * 1024;
 /// Streams at once over one connection.
-const STREAMS: u32 = 16;
+pub(super) const STREAMS: u32 = 16;
 /// A peer that is silent so long is asked for a sign of life …
 const KEEPALIVE: Duration = Duration::from_secs(15);
 /// … and has so long to give it: a dead one is found within 30 seconds.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The largest header list, in bytes.
-const HEADERS: u32 = 16 * 1024;
+pub(super) const HEADERS: u32 = 16 * 1024;
 /// Streams that were reset before they were served; more is an attack.
-const PENDING_RESETS: usize = 20;
+pub(super) const PENDING_RESETS: usize = 20;
 /// A piece of an artifact fits one frame; the windows hold several.
 const FRAME: u32 = 1024 * 1024;
 const STREAM_WINDOW: u32 = 2 * 1024 * 1024;
@@ -61,17 +61,18 @@ fn bounded() -> Server {
 }
 
 /// All services of the main listener.
-fn services(operations: Operations) -> Routes {
+pub(super) fn services(operations: Operations) -> Routes {
     let rollouts = Rollouts::new(operations.store.clone(), operations.clock.clone());
     let rollouts = RolloutApi::new(rollouts, Some(operations.sessions.clone()));
     let api = Api(operations);
     let (reporter, health) = tonic_health::server::health_reporter();
     // An empty name stands for the whole server, which the reporter says serves from the start.
     drop(reporter);
+    let artifacts = ArtifactServiceServer::new(api.clone()).max_decoding_message_size(CONTENT_MESSAGE);
     let mut routes = Routes::builder();
     routes
         .add_service(AgentServiceServer::new(api.clone()).max_decoding_message_size(AGENT_MESSAGE))
-        .add_service(ArtifactServiceServer::new(api.clone()).max_decoding_message_size(CONTENT_MESSAGE))
+        .add_service(Uncopied::new(artifacts, api.clone()))
         .add_service(NodeServiceServer::new(api.clone()).max_decoding_message_size(MESSAGE))
         .add_service(PatchServiceServer::new(api.clone()).max_decoding_message_size(MESSAGE))
         .add_service(ReleaseServiceServer::new(api.clone()).max_decoding_message_size(CONTENT_MESSAGE))

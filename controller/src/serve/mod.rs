@@ -1,8 +1,9 @@
 //! `upfleet serve`: puts the controller together, and takes it apart in order.
 //!
-//! Nothing is decided here. What runs: three listeners, the sessions' dispatcher, the engine, and the keepers
+//! Nothing is decided here. What runs: three listeners, the lanes for artifacts' bytes, the sessions' dispatcher, the engine, and the keepers
 //! of certificates, revocations and artifacts.
 
+mod bulk;
 mod config;
 mod http;
 mod keep;
@@ -86,6 +87,9 @@ pub enum ServeError {
     /// A part of it ended by itself while it ran; the log says which.
     #[error("could not go on: a part of the controller ended by itself")]
     PartEnded,
+    /// A thread can't be started.
+    #[error("could not start a thread")]
+    Thread(#[source] std::io::Error),
     /// An address can't be listened on.
     #[error("could not listen on `{address}`")]
     Listen {
@@ -174,12 +178,24 @@ pub async fn start(options: &Options, clock: Clock) -> Result<Running, ServeErro
         downloaded: Arc::default(),
     };
     let (live, strangers) = (Live::default(), Live::default());
+    let (lanes, bulk) = bulk::start(&operations, &stop).map_err(ServeError::Thread)?;
     let trust = Arc::new(StoreTrust::new(shared.clone(), clock.clone()));
     let doors = listen::Doors {
-        api: Door { config: certificates.api.clone(), trust: Some(trust), live: live.clone() },
-        enroll: Door { config: certificates.enroll.clone(), trust: None, live: strangers.clone() },
+        api: Door {
+            config: certificates.api.clone(),
+            trust: Some(trust),
+            live: live.clone(),
+            bulk: Some(lanes),
+        },
+        enroll: Door {
+            config: certificates.enroll.clone(),
+            trust: None,
+            live: strangers.clone(),
+            bulk: None,
+        },
     };
     let mut tasks = JoinSet::new();
+    bulk.into_iter().for_each(|lane| drop(tasks.spawn(lane.ended())));
     tasks.spawn(listen::api(api, doors.api, operations.clone(), stop.clone()));
     tasks.spawn(listen::enroll(enroll, doors.enroll, operations.clone(), stop.clone()));
     tasks.spawn(http::serve(metrics, operations.clone(), live.clone(), certificates.clone(), stop.clone()));

@@ -1,21 +1,22 @@
 //! The accept loop: bounded handshakes with a time-out, each connection registered before it is trusted.
 
-use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
-use rustls::ServerConfig;
+use rustls::{ServerConfig, server::Acceptor};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{Semaphore, mpsc},
     time::timeout,
 };
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use upfleet_domain::time::Time;
 
 use super::{
     Live, Trust,
+    bulk::{Handover, Lanes},
     peer::{Credentials, Peer, PeerStream},
 };
 
@@ -23,7 +24,7 @@ use super::{
 const HANDSHAKES: usize = 256;
 /// Of them, at most so many from one origin.
 const HANDSHAKES_PER_ORIGIN: usize = 64;
-/// How long a handshake may take, the question to the store included.
+/// How long a client may take to say hello, and again for the rest of the handshake, the question to the store included.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Open connections; memory per connection is some tens of KiB.
 const CONNECTIONS: usize = 50_000;
@@ -43,6 +44,8 @@ pub struct Door {
     pub trust: Option<Arc<dyn Trust>>,
     /// Where connections are listed; each door that asks for no certificate has a list of its own.
     pub live: Live,
+    /// Takes the connections that will carry artifacts' bytes; without it they are served like all others.
+    pub bulk: Option<Lanes>,
 }
 
 /// Accepts connections until the receiver is dropped or `stop`. The stream never yields an error: one that
@@ -85,20 +88,44 @@ async fn accept_loop(
         };
         let (door, sender) = (door.clone(), sender.clone());
         tokio::spawn(async move {
-            let _held = (slot, counted);
-            match timeout(HANDSHAKE_TIMEOUT, admit(tcp, addr, &door)).await {
+            let held = (slot, counted);
+            let Some(hello) = bounded(addr, hello(tcp)).await else { return };
+            if let Some(lanes) = &door.bulk
+                && Lanes::are_wished(&hello)
+            {
+                return lanes.hand_over(Handover::new(hello, addr, door.clone(), held)).await;
+            }
+            if let Some(stream) = bounded(addr, admit(hello, addr, &door)).await {
                 // The send waits for tonic; the slot is held meanwhile, which bounds what piles up.
-                Ok(Ok(stream)) => drop(sender.send(Ok(stream)).await),
-                Ok(Err(error)) => tracing::info!(%addr, %error, "connection refused"),
-                Err(_) => tracing::info!(%addr, "handshake timed out"),
+                let _ = sender.send(Ok(stream)).await;
             }
         });
     }
 }
 
-async fn admit(tcp: TcpStream, addr: SocketAddr, door: &Door) -> io::Result<PeerStream> {
+/// What a step of a handshake gives in time; what goes wrong is the peer's matter and is only logged.
+pub(super) async fn bounded<T>(addr: SocketAddr, step: impl Future<Output = io::Result<T>>) -> Option<T> {
+    match timeout(HANDSHAKE_TIMEOUT, step).await {
+        Ok(Ok(done)) => return Some(done),
+        Ok(Err(error)) => tracing::info!(%addr, %error, "connection refused"),
+        Err(_) => tracing::info!(%addr, "handshake timed out"),
+    }
+    None
+}
+
+/// Waits until the client has said what it wants, and answers nothing yet.
+async fn hello(tcp: TcpStream) -> io::Result<StartHandshake<TcpStream>> {
     tcp.set_nodelay(true)?;
-    let io = TlsAcceptor::from(door.config.load_full()).accept(tcp).await?;
+    LazyConfigAcceptor::new(Acceptor::default(), tcp).await
+}
+
+/// Goes through with the handshake, and asks whether whoever is there may come in.
+pub(super) async fn admit(
+    hello: StartHandshake<TcpStream>,
+    addr: SocketAddr,
+    door: &Door,
+) -> io::Result<PeerStream> {
+    let io = hello.into_stream(door.config.load_full()).await?;
     let refuse = |text: String| io::Error::new(io::ErrorKind::PermissionDenied, text);
     let kill = CancellationToken::new();
     let mut peer = Peer::new(addr, io.get_ref().1, kill.clone());

@@ -96,7 +96,10 @@ pub fn server_config(
     };
     let mut config =
         builder.with_single_cert(identity.chain.clone(), identity.key.clone_key()).map_err(refused)?;
-    config.alpn_protocols = vec![b"h2".to_vec()];
+    config.alpn_protocols = match client_ca {
+        Some(_) => vec![upfleet_api::BULK_ALPN.to_vec(), b"h2".to_vec()],
+        None => vec![b"h2".to_vec()],
+    };
     // A resumed session restores the client's certificate without verifying it again.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;

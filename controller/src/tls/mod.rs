@@ -4,6 +4,7 @@
 //! to it. What a caller may do is not decided here (`auth`), only whether it is let in.
 
 mod accept;
+mod bulk;
 mod config;
 mod live;
 mod peer;
@@ -11,6 +12,7 @@ mod renew;
 mod trust;
 
 pub use accept::{Door, incoming};
+pub use bulk::{Handover, Lanes};
 pub use config::{ServerIdentity, TlsError, provider, server_config};
 pub use live::Live;
 pub use peer::{Credentials, Leaf, Peer, PeerStream};

@@ -66,7 +66,7 @@ async fn serve(ca: &Ca) -> Server {
     let addr = listener.local_addr().unwrap();
     let (trust, live) = (Arc::new(Refusing::default()), Live::default());
     let stop = CancellationToken::new();
-    let door = Door { config: config.clone(), trust: Some(trust.clone()), live: live.clone() };
+    let door = Door { config: config.clone(), trust: Some(trust.clone()), live: live.clone(), bulk: None };
     let connections = incoming(listener, door, stop.clone());
     let (_, health) = tonic_health::server::health_reporter();
     let server = tonic::transport::Server::builder().layer(AuthLayer).add_service(health);

@@ -19,6 +19,8 @@ pub(super) struct Opened {
     pub(super) body: Body,
     /// Where they begin: the offset that was asked for, or 0 where the source starts over.
     pub(super) offset: u64,
+    /// Where they end: the artifact's end, or where the next request goes on.
+    pub(super) end: u64,
 }
 
 pub(super) enum Body {

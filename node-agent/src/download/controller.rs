@@ -1,36 +1,68 @@
 //! The controller's own store as a source: by range, on a connection of its own.
 
-use tonic::{Code, Status};
+use tonic::{Code, Status, transport::Channel};
 use upfleet_api::{
     reason,
     v1::{DownloadArtifactRequest, artifact_service_client::ArtifactServiceClient},
 };
 use upfleet_domain::{
-    digest::Digest,
     reason::{Reason, ReasonCode},
+    release::ArtifactRef,
 };
 
-use super::body::{Body, Fail, Opened};
+use super::{
+    body::{Body, Fail, Opened},
+    message::{MAX_MESSAGE, MessageSize},
+};
 use crate::{error::chain, transport::Connector};
 
-/// The largest message, and the first that is tried.
-pub(super) const MAX_MESSAGE: u32 = 1024 * 1024;
-/// After cuts, messages get smaller down to this: on a bad line, less is lost with each.
-pub(super) const MIN_MESSAGE: u32 = 16 * 1024;
+/// A message's own fields beside its bytes.
+const OVERHEAD: usize = 4096;
 
-/// Asks for the bytes of `digest` from `offset` on.
-pub(super) async fn open(
-    connector: &Connector,
-    digest: Digest,
-    offset: u64,
-    message_bytes: u32,
-) -> Result<Opened, Fail> {
-    let channel = connector.connect().await.map_err(|error| Fail::Retry(chain(&error)))?;
-    let limit = MAX_MESSAGE as usize + 4096;
-    let mut client = ArtifactServiceClient::new(channel).max_decoding_message_size(limit);
-    let request = DownloadArtifactRequest { digest: Some((&digest).into()), offset, limit: 0, message_bytes };
-    let stream = client.download_artifact(request).await.map_err(|status| fail(&status))?.into_inner();
-    Ok(Opened { body: Body::Controller(Box::new(stream)), offset })
+/// The controller as a source. The connection carries one download and is used until it fails.
+pub(super) struct Store {
+    connector: Connector,
+    connection: Option<Channel>,
+}
+
+impl Store {
+    pub(super) fn new(connector: Connector) -> Self {
+        Self { connector, connection: None }
+    }
+
+    /// The next attempt makes a new connection.
+    pub(super) fn disconnect(&mut self) {
+        self.connection = None;
+    }
+
+    /// Asks for the bytes of `artifact` from `offset` on.
+    pub(super) async fn open(
+        &mut self,
+        artifact: &ArtifactRef,
+        offset: u64,
+        message: MessageSize,
+    ) -> Result<Opened, Fail> {
+        let channel = match &self.connection {
+            Some(channel) => channel.clone(),
+            None => {
+                let made = self.connector.connect_bulk().await;
+                self.connection.insert(made.map_err(|error| Fail::Retry(chain(&error)))?).clone()
+            }
+        };
+        let limit = message.run().unwrap_or(0);
+        let end = if limit == 0 { artifact.size } else { artifact.size.min(offset + limit) };
+        let mut client =
+            ArtifactServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE as usize + OVERHEAD);
+        let request = DownloadArtifactRequest {
+            digest: Some((&artifact.sha256).into()),
+            offset,
+            // To the end, also where that is not the manifest's: a source that has more is a wrong one.
+            limit: if end == artifact.size { 0 } else { limit },
+            message_bytes: message.bytes(),
+        };
+        let stream = client.download_artifact(request).await.map_err(|status| fail(&status))?.into_inner();
+        Ok(Opened { body: Body::Controller(Box::new(stream)), offset, end })
+    }
 }
 
 /// What a status means for the source.

@@ -85,6 +85,8 @@ impl Client {
             .http1_only()
             .redirect(reqwest::redirect::Policy::none())
             .referer(false)
+            // A connection belongs to one download, whose runtime ends with it.
+            .pool_max_idle_per_host(0)
             .connect_timeout(CONNECT_TIMEOUT)
             .tls_version_min(reqwest::tls::Version::TLS_1_2)
             .user_agent(concat!("upfleet-agent/", env!("CARGO_PKG_VERSION")));
@@ -164,12 +166,12 @@ fn judge(source: &Permitted, response: Response, offset: u64, size: u64) -> Resu
         StatusCode::OK => match response.content_length() {
             Some(length) if length != size => Err(wrong_size(source, length, size)),
             // To a request for a range this says: start over.
-            _ => Ok(Opened { body: Body::Https(response), offset: 0 }),
+            _ => Ok(Opened { body: Body::Https(response), offset: 0, end: size }),
         },
         StatusCode::PARTIAL_CONTENT => match range.and_then(content_range) {
             Some((start, total)) if start == offset => match total {
                 Some(total) if total != size => Err(wrong_size(source, total, size)),
-                _ => Ok(Opened { body: Body::Https(response), offset }),
+                _ => Ok(Opened { body: Body::Https(response), offset, end: size }),
             },
             _ => Err(Fail::Final(failed(source, "it answered with another range than was asked for"))),
         },

@@ -4,22 +4,26 @@
 //! by the manifest and believed only by its SHA-256. Nothing here puts a file into use: the `.part` file is
 //! hashed again, as it lies on the disk, before that.
 
+mod apart;
 mod body;
 mod controller;
+mod hash;
 mod https;
 mod limit;
+mod message;
 mod part;
 pub mod policy;
 mod sources;
 #[cfg(test)]
 mod tests;
 
-use std::{fmt, path::PathBuf, sync::Arc};
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
-use tokio::time::Instant;
+use tokio::{sync::mpsc, time::Instant};
 use upfleet_domain::{
+    backoff::Backoff,
     digest::{Digest, Md5Digest},
-    reason::Reason,
+    reason::{Reason, ReasonCode},
     release::ArtifactRef,
 };
 
@@ -41,8 +45,8 @@ pub struct FetchRequest {
 pub struct Fetched {
     /// SHA-256 of all bytes.
     pub sha256: Digest,
-    /// MD5 of all bytes, for people who compare with older tools.
-    pub md5: Md5Digest,
+    /// MD5 of all bytes, where the manifest carries one.
+    pub md5: Option<Md5Digest>,
     /// Length in bytes.
     pub size: u64,
 }
@@ -60,7 +64,26 @@ pub enum Progress {
 #[derive(Clone)]
 pub struct Fetcher(Arc<Shared>);
 
+/// How long sources are waited for.
+#[derive(Clone, Copy, Debug)]
+struct Patience {
+    /// A source that gives nothing for so long is given up for this attempt.
+    stall: Duration,
+    /// The waits before the next attempt; progress begins them anew.
+    backoff: Backoff,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { stall: Duration::from_secs(30), backoff: Backoff::NETWORK }
+    }
+}
+
+/// What was said of a download and not heard yet; then the download waits.
+const SAID: usize = 16;
+
 struct Shared {
+    patience: Patience,
     policy: policy::Policy,
     https: https::Client,
     limiter: limit::Limiter,
@@ -77,6 +100,10 @@ impl Fetcher {
     /// A fetcher that obeys `config`, with the controller's store as the last source of each artifact.
     #[must_use]
     pub fn new(config: &FetchConfig, controller: Option<Connector>) -> Self {
+        Self::with_patience(config, controller, Patience::default())
+    }
+
+    fn with_patience(config: &FetchConfig, controller: Option<Connector>, patience: Patience) -> Self {
         let policy = policy::Policy {
             allowed_hosts: config.allowed_hosts.clone(),
             allow_loopback: config.allow_loopback,
@@ -84,6 +111,7 @@ impl Fetcher {
         Self(Arc::new(Shared {
             https: https::Client::new(config, policy.clone()),
             limiter: limit::Limiter::new(config.rate_limit),
+            patience,
             policy,
             controller,
         }))
@@ -101,6 +129,27 @@ impl Fetcher {
         request: FetchRequest,
         on: &(dyn Fn(Progress) + Send + Sync),
     ) -> Result<Fetched, Reason> {
-        sources::Fetch::begin(&self.0, request, on).await?.run().await
+        let (told, mut heard) = mpsc::channel(SAID);
+        let (shared, digest) = (self.0.clone(), request.artifact.sha256);
+        let fetching =
+            apart::run(
+                move || async move { sources::Fetch::begin(&shared, request, told).await?.run().await },
+            );
+        tokio::pin!(fetching);
+        let fetched = loop {
+            tokio::select! {
+                biased;
+                Some(progress) = heard.recv() => on(progress),
+                fetched = &mut fetching => break fetched,
+            }
+        };
+        while let Ok(progress) = heard.try_recv() {
+            on(progress);
+        }
+        fetched.unwrap_or_else(|| {
+            let reason = Reason::new(ReasonCode::FetchFailed).with("digest", digest).with("attempts", 0);
+            Err(reason
+                .with("problem", "there was no thread for it, or it panicked; the agent's log says which"))
+        })
     }
 }

@@ -1,5 +1,5 @@
-//! The `.part` file: written and hashed by one thread of its own, so that neither disk nor hash holds up the
-//! network.
+//! The `.part` file: written by one thread of its own and hashed by others, so that neither disk nor hash holds
+//! up the network.
 //!
 //! The file is locked while it is written: after a cancelled download the next one waits for the last write.
 
@@ -11,8 +11,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use md5::Md5;
-use sha2::{Digest as _, Sha256};
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinHandle,
@@ -22,10 +20,12 @@ use upfleet_domain::{
     reason::{Reason, ReasonCode},
 };
 
-use super::Fetched;
+use super::{Fetched, hash::Hashing};
 
-/// Chunks that may wait for the disk.
-const QUEUE: usize = 8;
+/// Chunks that may wait for the disk: what a kill loses of them is fetched again.
+const QUEUE: usize = 1;
+/// What lies there already is read in pieces of this size.
+const PIECE: usize = 256 * 1024;
 
 enum Command {
     Write(Bytes),
@@ -44,13 +44,13 @@ pub(super) struct Part {
 
 impl Part {
     /// Opens or makes the file, and hashes what lies there. More than `size` bytes can't be the artifact's
-    /// beginning and are thrown away.
-    pub(super) async fn open(path: &Path, size: u64) -> Result<Self, Reason> {
+    /// beginning and are thrown away. MD5 costs more than all else: it is made only where somebody compares it.
+    pub(super) async fn open(path: &Path, size: u64, with_md5: bool) -> Result<Self, Reason> {
         let (commands, receiver) = mpsc::channel(QUEUE);
         let (opened, length) = oneshot::channel();
         let file = path.to_owned();
         let thread = tokio::task::spawn_blocking(move || {
-            let mut writer = Writer::open(&file, size)?;
+            let mut writer = Writer::open(&file, size, with_md5)?;
             // Nobody waits any more where the download was cancelled.
             let _ = opened.send(writer.length);
             writer.serve(receiver)
@@ -125,13 +125,14 @@ impl Part {
 
 struct Writer {
     file: File,
-    sha256: Sha256,
-    md5: Md5,
+    with_md5: bool,
+    /// `None` once the digests were asked for.
+    hashing: Option<Hashing>,
     length: u64,
 }
 
 impl Writer {
-    fn open(path: &Path, size: u64) -> io::Result<Self> {
+    fn open(path: &Path, size: u64, with_md5: bool) -> io::Result<Self> {
         // The directory is the agent's own; a link in it would be somebody's trap.
         let no_follow = i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or(0);
         let file = OpenOptions::new()
@@ -143,17 +144,19 @@ impl Writer {
             .custom_flags(no_follow)
             .open(path)?;
         file.lock()?;
-        let mut writer = Self { file, sha256: Sha256::new(), md5: Md5::new(), length: 0 };
+        let hashing = Some(Hashing::start(with_md5)?);
+        let mut writer = Self { file, with_md5, hashing, length: 0 };
         if writer.file.metadata()?.len() > size {
             writer.reset()?;
         }
-        let mut buffer = vec![0; 256 * 1024];
         loop {
-            let read = writer.file.read(&mut buffer)?;
+            let mut piece = vec![0; PIECE];
+            let read = writer.file.read(&mut piece)?;
             if read == 0 {
                 return Ok(writer);
             }
-            writer.hash(&buffer[..read]);
+            piece.truncate(read);
+            writer.hash(&piece.into())?;
         }
     }
 
@@ -161,8 +164,9 @@ impl Writer {
         while let Some(command) = commands.blocking_recv() {
             match command {
                 Command::Write(chunk) => {
+                    // First the disk: what lies there survives a kill.
                     self.file.write_all(&chunk)?;
-                    self.hash(&chunk);
+                    self.hash(&chunk)?;
                 }
                 Command::Reset(answer) => {
                     self.reset()?;
@@ -170,31 +174,32 @@ impl Writer {
                 }
                 Command::Finish(answer) => {
                     self.file.sync_all()?;
-                    let _ = answer.send(self.digests());
+                    let _ = answer.send(self.digests()?);
                 }
             }
         }
         Ok(())
     }
 
-    fn hash(&mut self, bytes: &[u8]) {
-        self.sha256.update(bytes);
-        self.md5.update(bytes);
-        self.length += bytes.len() as u64;
+    fn hash(&mut self, chunk: &Bytes) -> io::Result<()> {
+        self.length += chunk.len() as u64;
+        match &mut self.hashing {
+            Some(hashing) => hashing.add(chunk),
+            None => Err(io::Error::other("bytes came after the digests were made")),
+        }
     }
 
     fn reset(&mut self) -> io::Result<()> {
         self.file.set_len(0)?;
         self.file.seek(SeekFrom::Start(0))?;
-        (self.sha256, self.md5, self.length) = (Sha256::new(), Md5::new(), 0);
+        self.hashing = Some(Hashing::start(self.with_md5)?);
+        self.length = 0;
         Ok(())
     }
 
-    fn digests(&self) -> Fetched {
-        Fetched {
-            sha256: Digest(self.sha256.clone().finalize().into()),
-            md5: Md5Digest(self.md5.clone().finalize().into()),
-            size: self.length,
-        }
+    fn digests(&mut self) -> io::Result<Fetched> {
+        let hashing = self.hashing.take().ok_or_else(|| io::Error::other("the digests were made already"))?;
+        let (sha256, md5) = hashing.finish()?;
+        Ok(Fetched { sha256: Digest(sha256), md5: md5.map(Md5Digest), size: self.length })
     }
 }

@@ -2,22 +2,21 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use tokio::time::{Instant, timeout};
-use upfleet_domain::{
-    backoff::Backoff,
-    reason::{Reason, ReasonCode},
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout},
 };
+use upfleet_domain::reason::{Reason, ReasonCode};
 
 use super::{
     FetchRequest, Fetched, Progress, Shared,
     body::{Body, Fail, Opened},
-    controller,
+    controller::Store,
+    message::MessageSize,
     part::Part,
     policy::{Permitted, shown},
 };
 
-/// A source that gives nothing for so long is given up for this attempt.
-const STALL: Duration = Duration::from_secs(30);
 /// Slower than this over [`SPEED_WINDOW`] is as good as nothing.
 const MIN_BYTES_PER_SECOND: u64 = 1024;
 const SPEED_WINDOW: Duration = Duration::from_secs(60);
@@ -26,7 +25,7 @@ const PATIENCE: u32 = 3;
 
 enum Place {
     Https(Box<Permitted>, Option<String>),
-    Controller,
+    Controller(Store),
 }
 
 struct Source {
@@ -41,7 +40,7 @@ struct Source {
 pub(super) struct Fetch<'a> {
     shared: &'a Shared,
     request: FetchRequest,
-    on: &'a (dyn Fn(Progress) + Send + Sync),
+    told: mpsc::Sender<Progress>,
     part: Part,
     sources: Vec<Source>,
     current: usize,
@@ -49,8 +48,13 @@ pub(super) struct Fetch<'a> {
     origins: BTreeSet<usize>,
     /// Bytes of two sources together were wrong once: from then on they are not mixed.
     unmixed: bool,
-    message_bytes: u32,
+    message: MessageSize,
+    /// The last cut made the messages smaller: the next attempt may go better at once.
+    shrunk: bool,
+    /// Failed attempts.
     attempts: u32,
+    /// The most bytes that ever were there: less, from a source that starts over, is no progress.
+    furthest: u64,
     /// Why no source gave the right bytes; the gravest is told in the end.
     mismatch: Option<Reason>,
     refusal: Option<Reason>,
@@ -61,9 +65,10 @@ impl<'a> Fetch<'a> {
     pub(super) async fn begin(
         shared: &'a Shared,
         request: FetchRequest,
-        on: &'a (dyn Fn(Progress) + Send + Sync),
+        told: mpsc::Sender<Progress>,
     ) -> Result<Self, Reason> {
-        let part = Part::open(&request.part_path, request.artifact.size).await?;
+        let artifact = &request.artifact;
+        let part = Part::open(&request.part_path, artifact.size, artifact.md5.is_some()).await?;
         let mut refusal = None;
         let mut sources = Vec::new();
         let source = |place, name| Source { place, name, fruitless: 0, given_up: false };
@@ -76,20 +81,23 @@ impl<'a> Fetch<'a> {
                 }
             }
         }
-        if shared.controller.is_some() {
-            sources.push(source(Place::Controller, "the controller".to_owned()));
+        if let Some(connector) = &shared.controller {
+            let store = Store::new(connector.clone());
+            sources.push(source(Place::Controller(store), "the controller".to_owned()));
         }
         let origins = if part.length() > 0 { BTreeSet::from([usize::MAX]) } else { BTreeSet::new() };
         Ok(Self {
             shared,
             request,
-            on,
+            told,
+            furthest: part.length(),
             part,
             sources,
             current: 0,
             origins,
             unmixed: false,
-            message_bytes: controller::MAX_MESSAGE,
+            message: MessageSize::new(shared.limiter.rate()),
+            shrunk: false,
             attempts: 0,
             mismatch: None,
             refusal,
@@ -110,10 +118,10 @@ impl<'a> Fetch<'a> {
             while self.sources[self.current].given_up {
                 self.next_source().await?;
             }
-            (self.on)(Progress::Bytes(self.part.length()));
-            let before = self.part.length();
-            self.attempts += 1;
-            match self.attempt().await? {
+            self.tell(Progress::Bytes(self.part.length())).await;
+            let outcome = self.attempt().await?;
+            self.attempts += u32::from(outcome.is_err());
+            match outcome {
                 Ok(()) => {}
                 Err(Fail::Final(reason)) => {
                     // A source of the wrong length gave wrong bytes, too.
@@ -122,57 +130,78 @@ impl<'a> Fetch<'a> {
                     }
                     self.give_up(reason);
                 }
-                Err(Fail::Retry(problem)) => self.wait(problem, self.part.length() > before).await?,
+                Err(Fail::Retry(problem)) => self.wait(problem).await?,
             }
         }
     }
 
+    /// Nobody listens any more where the download was cancelled.
+    async fn tell(&self, progress: Progress) {
+        let _ = self.told.send(progress).await;
+    }
+
     /// Asks the current source once, and takes what it gives. The outer error is the disk's.
     async fn attempt(&mut self) -> Result<Result<(), Fail>, Reason> {
-        let opened = match timeout(STALL, self.open()).await {
+        let opened = match timeout(self.shared.patience.stall, self.open()).await {
             Ok(Ok(opened)) => opened,
-            Ok(Err(fail)) => return Ok(Err(fail)),
-            Err(_) => return Ok(Err(Fail::Retry("it did not answer".to_owned()))),
+            Ok(Err(fail)) => return Ok(Err(self.broken(fail))),
+            Err(_) => return Ok(Err(self.broken(Fail::Retry("it did not answer".to_owned())))),
         };
         if opened.offset != self.part.length() {
             tracing::info!(source = self.sources[self.current].name, "the source starts over");
             self.start_over().await?;
         }
-        self.take(opened.body).await
+        let (began, end, run) = (Instant::now(), opened.end, self.message.run());
+        let taken = self.take(opened.body, end).await?;
+        if matches!(self.sources[self.current].place, Place::Controller(_)) {
+            let before = self.message;
+            self.message = match &taken {
+                Ok(()) if run.is_some() => self.message.came(began.elapsed()),
+                Err(Fail::Retry(_)) => self.message.cut(),
+                _ => self.message,
+            };
+            self.shrunk = self.message.bytes() < before.bytes();
+        }
+        Ok(taken.map_err(|fail| self.broken(fail)))
+    }
+
+    /// A connection that failed once is not used again.
+    fn broken(&mut self, fail: Fail) -> Fail {
+        if let Place::Controller(store) = &mut self.sources[self.current].place {
+            store.disconnect();
+        }
+        fail
     }
 
     async fn open(&mut self) -> Result<Opened, Fail> {
         let (offset, artifact) = (self.part.length(), &self.request.artifact);
-        match (&mut self.sources[self.current].place, &self.shared.controller) {
-            (Place::Https(permitted, etag), _) => {
+        match &mut self.sources[self.current].place {
+            Place::Https(permitted, etag) => {
                 self.shared.https.open(permitted, offset, artifact.size, etag).await
             }
-            (Place::Controller, Some(connector)) => {
-                controller::open(connector, artifact.sha256, offset, self.message_bytes).await
-            }
-            (Place::Controller, None) => Err(Fail::Retry("there is no controller".to_owned())),
+            Place::Controller(store) => store.open(artifact, offset, self.message).await,
         }
     }
 
-    async fn take(&mut self, mut body: Body) -> Result<Result<(), Fail>, Reason> {
-        let size = self.request.artifact.size;
+    /// Takes the bytes up to `end`.
+    async fn take(&mut self, mut body: Body, end: u64) -> Result<Result<(), Fail>, Reason> {
+        let stall = self.shared.patience.stall;
         let mut window = (Instant::now(), self.part.length());
-        while self.part.length() < size {
-            let chunk = match timeout(STALL, body.next(self.part.length())).await {
+        while self.part.length() < end {
+            let chunk = match timeout(stall, body.next(self.part.length())).await {
                 Ok(Ok(Some(chunk))) => chunk,
                 Ok(Ok(None)) => return Ok(Err(self.ended_early(&body))),
                 Ok(Err(fail)) => return Ok(Err(fail)),
                 Err(_) => return Ok(Err(Fail::Retry("it stalled".to_owned()))),
             };
             let length = self.part.length() + chunk.len() as u64;
-            if length > size {
-                return Ok(Err(self.wrong_size(format!("more than {size}"))));
+            if length > end {
+                return Ok(Err(self.too_much(end)));
             }
             self.shared.limiter.take(chunk.len()).await;
             self.origins.insert(self.current);
-            self.sources[self.current].fruitless = 0;
             self.part.write(chunk).await?;
-            (self.on)(Progress::Bytes(length));
+            self.tell(Progress::Bytes(length)).await;
             if window.0.elapsed() >= SPEED_WINDOW {
                 if length - window.1 < self.slowest() * SPEED_WINDOW.as_secs() {
                     return Ok(Err(Fail::Retry("it is too slow".to_owned())));
@@ -181,10 +210,18 @@ impl<'a> Fetch<'a> {
             }
         }
         // One byte more than the manifest says is a wrong source, even if the first bytes are right.
-        match timeout(STALL, body.next(size)).await {
-            Ok(Ok(Some(more))) if !more.is_empty() => Ok(Err(self.wrong_size(format!("more than {size}")))),
+        match timeout(stall, body.next(end)).await {
+            Ok(Ok(Some(more))) if !more.is_empty() => Ok(Err(self.too_much(end))),
             _ => Ok(Ok(())),
         }
+    }
+
+    fn too_much(&self, end: u64) -> Fail {
+        let size = self.request.artifact.size;
+        if end == size {
+            return self.wrong_size(format!("more than {size}"));
+        }
+        Fail::Retry("it gave more than it was asked for".to_owned())
     }
 
     fn slowest(&self) -> u64 {
@@ -215,11 +252,13 @@ impl<'a> Fetch<'a> {
         let reason = if fetched.sha256 != artifact.sha256 {
             let reason = Reason::new(ReasonCode::DigestMismatch)
                 .with("actual", fetched.sha256)
-                .with("expected", artifact.sha256)
-                .with("actual_md5", fetched.md5);
+                .with("expected", artifact.sha256);
+            let reason = fetched.md5.iter().fold(reason, |reason, md5| reason.with("actual_md5", md5));
             artifact.md5.iter().fold(reason, |reason, md5| reason.with("expected_md5", md5))
-        } else if let Some(md5) = artifact.md5.filter(|md5| *md5 != fetched.md5) {
-            Reason::new(ReasonCode::Md5Mismatch).with("actual", fetched.md5).with("expected", md5)
+        } else if let (Some(actual), Some(expected)) = (fetched.md5, artifact.md5)
+            && actual != expected
+        {
+            Reason::new(ReasonCode::Md5Mismatch).with("actual", actual).with("expected", expected)
         } else {
             return Ok(Some(fetched));
         };
@@ -258,10 +297,12 @@ impl<'a> Fetch<'a> {
     }
 
     /// Waits before the next attempt, which goes to the next source where this one gave nothing for long.
-    async fn wait(&mut self, problem: String, progressed: bool) -> Result<(), Reason> {
-        self.message_bytes = (self.message_bytes / 2).max(controller::MIN_MESSAGE);
+    async fn wait(&mut self, problem: String) -> Result<(), Reason> {
+        let progressed = self.part.length() > self.furthest;
+        self.furthest = self.furthest.max(self.part.length());
+        let shrunk = std::mem::take(&mut self.shrunk);
         let source = &mut self.sources[self.current];
-        source.fruitless = if progressed { 0 } else { source.fruitless + 1 };
+        source.fruitless = if progressed { 0 } else { source.fruitless + u32::from(!shrunk) };
         let (name, fruitless) = (source.name.clone(), source.fruitless);
         self.last_problem = format!("{name}: {problem}");
         let retrying = Reason::new(ReasonCode::FetchRetrying)
@@ -269,11 +310,11 @@ impl<'a> Fetch<'a> {
             .with("source", name)
             .with("problem", problem);
         tracing::info!(reason = %retrying, "fetch is tried again");
-        (self.on)(Progress::Retrying(retrying));
+        self.tell(Progress::Retrying(retrying)).await;
         if fruitless > 0 && fruitless % PATIENCE == 0 {
             self.next_source().await?;
         }
-        let delay = Backoff::NETWORK.delay(fruitless.saturating_sub(1), rand::random());
+        let delay = self.shared.patience.backoff.delay(fruitless.saturating_sub(1), rand::random());
         let until = Instant::now() + delay;
         if self.request.deadline.is_some_and(|deadline| until >= deadline) {
             return Err(self.verdict());

@@ -42,6 +42,17 @@ impl Connector {
         self.connect_as(&self.identities.current()).await
     }
 
+    /// A new connection for artifacts' bytes: large windows and frames, and no small message behind them. The
+    /// controller serves it apart where it knows how to.
+    ///
+    /// # Errors
+    /// [`ConnectError`].
+    pub async fn connect_bulk(&self) -> Result<Channel, ConnectError> {
+        let mut config = tls::client_config(&self.identities.current()).map_err(ConnectError::Tls)?;
+        config.alpn_protocols.insert(0, upfleet_api::BULK_ALPN.to_vec());
+        tls::connect_bulk(&self.controller.address, self.controller.expected_name(), config).await
+    }
+
     /// A new connection with an identity that is not in force yet.
     ///
     /// # Errors

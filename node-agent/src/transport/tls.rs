@@ -21,6 +21,10 @@ use crate::identity::Identity;
 /// is found within 30 seconds.
 pub const KEEPALIVE: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// What the controller may send ahead of the disk: it bounds the agent's memory, and the rate on a long line.
+const BULK_WINDOW: u32 = 4 * 1024 * 1024;
+/// A message of 1 MiB fits one frame.
+const BULK_FRAME: u32 = 1024 * 1024 + 4096;
 
 /// Why no connection could be set up.
 #[derive(Debug, thiserror::Error)]
@@ -98,6 +102,43 @@ pub async fn connect(
     server_name: &str,
     config: ClientConfig,
 ) -> Result<Channel, ConnectError> {
+    let endpoint = endpoint(address)?
+        .http2_keep_alive_interval(KEEPALIVE)
+        .keep_alive_timeout(KEEPALIVE)
+        .keep_alive_while_idle(true);
+    dial(endpoint, address, server_name, config).await
+}
+
+/// Connects like [`connect`], for artifacts' bytes. No sign of life is asked for: it would wait behind the bytes
+/// on a slow line, and whoever waits for bytes sees that none come.
+///
+/// # Errors
+/// [`ConnectError`].
+pub async fn connect_bulk(
+    address: &str,
+    server_name: &str,
+    config: ClientConfig,
+) -> Result<Channel, ConnectError> {
+    let endpoint = endpoint(address)?
+        .initial_stream_window_size(BULK_WINDOW)
+        .initial_connection_window_size(BULK_WINDOW)
+        .max_frame_size(BULK_FRAME);
+    dial(endpoint, address, server_name, config).await
+}
+
+fn endpoint(address: &str) -> Result<Endpoint, ConnectError> {
+    // `http` because TLS is done here; with `https` tonic would want to do it itself.
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))
+        .map_err(|_| ConnectError::Address(address.to_owned()))?;
+    Ok(endpoint.connect_timeout(CONNECT_TIMEOUT))
+}
+
+async fn dial(
+    endpoint: Endpoint,
+    address: &str,
+    server_name: &str,
+    config: ClientConfig,
+) -> Result<Channel, ConnectError> {
     let name = ServerName::try_from(server_name.to_owned())
         .map_err(|_| ConnectError::Address(server_name.to_owned()))?;
     let connector = TlsConnector::from(Arc::new(config));
@@ -110,13 +151,6 @@ pub async fn connect(
             Ok::<_, io::Error>(TokioIo::new(connector.connect(name, tcp).await?))
         }
     });
-    // `http` because TLS is done here; with `https` tonic would want to do it itself.
-    let endpoint = Endpoint::from_shared(format!("http://{address}"))
-        .map_err(|_| ConnectError::Address(address.to_owned()))?
-        .connect_timeout(CONNECT_TIMEOUT)
-        .http2_keep_alive_interval(KEEPALIVE)
-        .keep_alive_timeout(KEEPALIVE)
-        .keep_alive_while_idle(true);
     endpoint
         .connect_with_connector(service)
         .await
