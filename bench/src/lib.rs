@@ -4,6 +4,7 @@
 //! own. Nothing here is used by the product, and nothing here reaches into it.
 
 pub mod api;
+pub mod bytes;
 pub mod child;
 pub mod controller;
 pub mod fleet;

@@ -44,10 +44,22 @@ enum Row {
     P12(rows::p12::Args),
     /// Every agent returns at once after the controller was killed.
     Herd(rows::herd::Args),
+    /// One download by the agent's own code; p1 and p2 start it.
+    #[command(hide = true)]
+    Fetch(upfleet_bench::bytes::fetch::Args),
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    if let Row::Fetch(args) = &cli.row {
+        return match upfleet_bench::bytes::fetch::run(args) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("error: {error:#}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     match run(&cli) {
         Ok(report) => {
             print!("{}", report.print(cli.output));
@@ -73,5 +85,6 @@ fn run(cli: &Cli) -> anyhow::Result<Report> {
         Row::P11(args) => rows::p11::run(&bench, args),
         Row::P12(args) => rows::p12::run(&bench, args),
         Row::Herd(args) => rows::herd::run(&bench, args),
+        Row::Fetch(_) => unreachable!("it has no report"),
     }
 }

@@ -1,5 +1,7 @@
 //! A scripted controller for this crate's tests: real TLS, real gRPC, and a test that says what it answers.
 
+pub(crate) mod cutter;
+
 use std::{
     io,
     net::SocketAddr,

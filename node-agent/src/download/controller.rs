@@ -65,6 +65,21 @@ impl Store {
     }
 }
 
+/// Reads all of `artifact` once, and keeps nothing.
+pub(super) async fn discard(connector: Option<Connector>, artifact: ArtifactRef) -> Result<(), String> {
+    let mut store = Store::new(connector.ok_or_else(|| "there is no controller".to_owned())?);
+    let told = |fail| match fail {
+        Fail::Retry(problem) => problem,
+        Fail::Final(reason) => reason.to_string(),
+    };
+    let mut opened = store.open(&artifact, 0, MessageSize::new(None)).await.map_err(told)?;
+    let mut length = 0;
+    while let Some(chunk) = opened.body.next(length).await.map_err(told)? {
+        length += chunk.len() as u64;
+    }
+    if length == artifact.size { Ok(()) } else { Err(format!("{length} bytes came")) }
+}
+
 /// What a status means for the source.
 pub(super) fn fail(status: &Status) -> Fail {
     let told = reason::from_status(status);

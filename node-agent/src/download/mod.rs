@@ -117,6 +117,23 @@ impl Fetcher {
         }))
     }
 
+    /// Reads an artifact from the controller's store and throws it away: what line, TLS and protocol give without
+    /// disk and digests. For benchmarks.
+    ///
+    /// # Errors
+    /// `FETCH_FAILED` at the first trouble.
+    pub async fn discard(&self, artifact: ArtifactRef) -> Result<(), Reason> {
+        let (shared, digest) = (self.0.clone(), artifact.sha256);
+        let read =
+            apart::run(move || async move { controller::discard(shared.controller.clone(), artifact).await });
+        read.await.unwrap_or_else(|| Err("it panicked".to_owned())).map_err(|problem| {
+            Reason::new(ReasonCode::FetchFailed)
+                .with("digest", digest)
+                .with("attempts", 1)
+                .with("problem", problem)
+        })
+    }
+
     /// Fetches, and tells `on` how it goes. To cancel, drop the future: what was fetched stays in the `.part`
     /// file, and the next call goes on from there.
     ///

@@ -1,7 +1,10 @@
 //! Downloads, from a scripted controller and from HTTPS sources that misbehave.
 
+mod cuts;
+
 use std::{
     collections::VecDeque,
+    net::SocketAddr,
     sync::{Arc, Mutex},
 };
 
