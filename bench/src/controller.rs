@@ -35,17 +35,22 @@ pub struct Endpoints {
 }
 
 /// A pipe whose end ends the processes that watch it, also when this program is killed.
-struct Lifeline {
+pub(crate) struct Lifeline {
     reader: PipeReader,
     _writer: PipeWriter,
 }
 
 impl Lifeline {
-    fn new() -> anyhow::Result<Self> {
+    pub(crate) fn new() -> anyhow::Result<Self> {
         let (reader, writer) = pipe()?;
         // Only the write end keeps things alive, and that stays close-on-exec.
         fcntl_setfd(&reader, FdFlags::empty())?;
         Ok(Self { reader, _writer: writer })
+    }
+
+    /// Has a program of ours end with this.
+    pub(crate) fn follow(&self, command: &mut Command) {
+        command.env("UPFLEET_LIFELINE_FD", self.reader.as_raw_fd().to_string());
     }
 }
 
@@ -184,7 +189,7 @@ fn serve(
     let mut serve = command(upfleet, dir);
     serve.arg("serve").arg("--data").arg(&data);
     serve.args(["--listen", &at.api, "--listen-enroll", &at.enroll, "--listen-metrics", &at.metrics]);
-    serve.env("UPFLEET_LIFELINE_FD", lifeline.reader.as_raw_fd().to_string());
+    lifeline.follow(&mut serve);
     let mut program = Program::start(&mut serve, &dir.join("controller.log"))?;
     let ready = || serde_json::from_slice(&fs::read(&file).ok()?).ok();
     let endpoints: Endpoints = program.wait_for("it listens", ready)?;

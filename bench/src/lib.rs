@@ -3,11 +3,13 @@
 //! Everything here speaks to the controller as a third party would, over the generated API and as processes of their
 //! own. Nothing here is used by the product, and nothing here reaches into it.
 
+pub mod agents;
 pub mod api;
 pub mod bytes;
 pub mod child;
 pub mod controller;
 pub mod fleet;
+pub mod group;
 pub mod report;
 pub mod rows;
 pub mod timing;

@@ -1,16 +1,165 @@
-//! What an agent costs.
+//! The agent by itself: a real one with one supervised component and a real controller. Its memory and CPU while nothing
+//! happens, its peak while it upgrades a file of 1 GiB, and the size of its executable. There is no peer.
+
+use std::{fs, path::Path, process::Command, time::Duration};
+
+use upfleet_api::v1;
 
 use super::Bench;
-use crate::report::Report;
+use crate::{
+    agents::{Agents, COMPONENT, Health, padded},
+    api, child,
+    controller::Controller,
+    group,
+    report::{Goal, Measure, Report},
+    usage,
+};
+
+/// The small release that is there while nothing happens.
+const SMALL: u64 = 20_000_000;
+const MIB: f64 = (1 << 20) as f64;
 
 /// How to measure it.
 #[derive(clap::Args, Clone, Debug)]
-pub struct Args {}
+pub struct Args {
+    /// How often: each run has an agent of its own.
+    #[arg(long, default_value_t = 3)]
+    runs: usize,
+    /// How long nothing happens, in seconds.
+    #[arg(long, default_value_t = 60)]
+    idle_s: u64,
+    /// The large release, in bytes.
+    #[arg(long, default_value_t = 1 << 30)]
+    large: u64,
+}
+
+/// What one agent needed.
+#[derive(Clone, Copy, Debug, Default)]
+struct Needs {
+    fresh: f64,
+    idle: f64,
+    peak: f64,
+    cpu_percent: f64,
+    shim: f64,
+    shim_cpu_percent: f64,
+    threads: f64,
+}
 
 /// Measures it.
 ///
 /// # Errors
 /// Where a program is missing or fails.
-pub fn run(_bench: &Bench, _args: &Args) -> anyhow::Result<Report> {
-    anyhow::bail!("this row is not measured yet")
+pub fn run(bench: &Bench, args: &Args) -> anyhow::Result<Report> {
+    let mut report = Report::new("p8");
+    let runs = (0..args.runs.max(1)).map(|_| measure(bench, args)).collect::<anyhow::Result<Vec<_>>>()?;
+    let all = |of: fn(&Needs) -> f64| runs.iter().map(of).collect::<Vec<_>>();
+    report.add(Measure::new("resident, started", "MiB").ours(all(|needs| needs.fresh)));
+    report.add(
+        Measure::new("resident, idle after an upgrade", "MiB")
+            .ours(all(|needs| needs.idle))
+            .goal(Goal::AtMost(10.0)),
+    );
+    let peak = format!("resident, peak while upgrading {} MiB", args.large >> 20);
+    report.add(Measure::new(&peak, "MiB").ours(all(|needs| needs.peak)).goal(Goal::AtMost(24.0)));
+    report.add(
+        Measure::new("CPU while idle", "% of a core")
+            .ours(all(|needs| needs.cpu_percent))
+            .goal(Goal::AtMost(0.05)),
+    );
+    report.add(
+        Measure::new("executable, stripped", "MB").ours([stripped(bench)? / 1e6]).goal(Goal::AtMost(12.0)),
+    );
+    report.add(Measure::new("threads while idle", "").ours(all(|needs| needs.threads)));
+    report.add(Measure::new("its shim: resident", "MiB").ours(all(|needs| needs.shim)));
+    report.add(
+        Measure::new("its shim: CPU while idle", "% of a core").ours(all(|needs| needs.shim_cpu_percent)),
+    );
+    report.note(format!(
+        "Idle is {} s with a supervised service, an HTTP probe every second and a session; resident memory counts \
+         the pages of the executable that are in use.",
+        args.idle_s
+    ));
+    Ok(report.end())
+}
+
+fn measure(bench: &Bench, args: &Args) -> anyhow::Result<Needs> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let controller = Controller::start(bench)?;
+    let api = runtime.block_on(controller.api())?;
+    let health = Health { interval: Duration::from_secs(1), soak: Duration::from_secs(1) };
+    let agents = runtime.block_on(Agents::start(bench, &controller, &api, 1, health))?;
+    let agent = agents.first()?;
+    let fresh = usage::of(agent)?.resident as f64 / MIB;
+    let upgrade = |version: &str, size: u64| -> anyhow::Result<()> {
+        // A connection that nobody has looked after for a minute is closed by now.
+        let api = runtime.block_on(controller.api())?;
+        let file = controller.dir().join("release");
+        padded(bench, &file, size, size)?;
+        let mut create = controller.cli();
+        child::run(
+            create.args(["release", "create", &format!("{COMPONENT}@{version}"), "--file"]).arg(&file),
+        )?;
+        fs::remove_file(&file)?;
+        runtime.block_on(async {
+            let name = api.create_rollout(api::all_at_once(COMPONENT, version)).await?;
+            api.start_rollout(&name).await?;
+            api.reach(&name, v1::rollout::State::Succeeded, Duration::from_secs(600)).await.map(drop)
+        })
+    };
+    upgrade("1.0.0", SMALL)?;
+    // What is done after an upgrade is no part of being idle.
+    std::thread::sleep(Duration::from_secs(5));
+    let shim = shim(&agents)?;
+    let before = (busy(agent)?, busy(shim)?);
+    std::thread::sleep(Duration::from_secs(args.idle_s));
+    let percent = |pid, before: Duration| -> anyhow::Result<f64> {
+        Ok(busy(pid)?.saturating_sub(before).as_secs_f64() * 100.0 / args.idle_s as f64)
+    };
+    let mut needs = Needs {
+        fresh,
+        cpu_percent: percent(agent, before.0)?,
+        shim_cpu_percent: percent(shim, before.1)?,
+        idle: usage::of(agent)?.resident as f64 / MIB,
+        shim: usage::of(shim)?.resident as f64 / MIB,
+        threads: fs::read_dir(format!("/proc/{agent}/task"))?.count() as f64,
+        peak: 0.0,
+    };
+    upgrade("2.0.0", args.large)?;
+    needs.peak = usage::of(agent)?.peak as f64 / MIB;
+    Ok(needs)
+}
+
+/// The CPU time of all threads of a process that live, to the nanosecond: ticks are too coarse for a process that sleeps.
+fn busy(pid: u32) -> anyhow::Result<Duration> {
+    let mut sum = 0;
+    for task in fs::read_dir(format!("/proc/{pid}/task"))?.flatten() {
+        // A thread may end between the two.
+        let text = fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
+        sum += text.split(' ').next().and_then(|nanos| nanos.parse::<u64>().ok()).unwrap_or(0);
+    }
+    Ok(Duration::from_nanos(sum))
+}
+
+fn shim(agents: &Agents) -> anyhow::Result<u32> {
+    let is_shim = |pid: &u32| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.split(|byte| *byte == 0).nth(1) == Some(b"shim")
+    };
+    group::members(agents.root()).into_iter().find(is_shim).ok_or_else(|| anyhow::anyhow!("there is no shim"))
+}
+
+/// The size of the agent's executable without symbols.
+fn stripped(bench: &Bench) -> anyhow::Result<f64> {
+    let dir = tempfile::tempdir()?;
+    let copy = dir.path().join("upfleet-agent");
+    fs::copy(bench.program("upfleet-agent")?, &copy)?;
+    // Without the tool it is measured as it is.
+    if super::peer("strip").is_ok() {
+        child::run(Command::new("strip").arg(&copy))?;
+    }
+    size(&copy)
+}
+
+fn size(path: &Path) -> anyhow::Result<f64> {
+    Ok(fs::metadata(path)?.len() as f64)
 }
