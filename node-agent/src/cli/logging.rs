@@ -1,8 +1,11 @@
 //! Logs to standard error: for people on a terminal, as JSON for machines.
 
-use std::io::IsTerminal as _;
+use std::{env, io::IsTerminal as _};
 
-use tracing_subscriber::{EnvFilter, fmt};
+use tracing::Level;
+use tracing_subscriber::{
+    Layer as _, filter::Targets, fmt, layer::SubscriberExt as _, registry, util::SubscriberInitExt as _,
+};
 
 use super::LogFormat;
 
@@ -11,13 +14,17 @@ use super::LogFormat;
 pub(super) fn begin(format: Option<LogFormat>) {
     let terminal = std::io::stderr().is_terminal();
     let format = format.unwrap_or(if terminal { LogFormat::Text } else { LogFormat::Json });
-    let filter = EnvFilter::try_from_env("UPFLEET_LOG")
-        .or_else(|_| EnvFilter::try_from_default_env())
-        .unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    // An error means that a test has begun logging before.
-    let _ = match format {
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
-        LogFormat::Text => builder.with_ansi(terminal).with_target(false).try_init(),
+    let layer = fmt::layer().with_writer(std::io::stderr);
+    let layer = match format {
+        LogFormat::Json => layer.json().flatten_event(true).boxed(),
+        LogFormat::Text => layer.with_ansi(terminal).with_target(false).boxed(),
     };
+    // An error means that a test has begun logging before.
+    let _ = registry().with(layer.with_filter(filter())).try_init();
+}
+
+/// By target and level only: filters by fields would bring regular expressions into a program that is to stay small.
+fn filter() -> Targets {
+    let chosen = ["UPFLEET_LOG", "RUST_LOG"].into_iter().find_map(|name| env::var(name).ok()?.parse().ok());
+    chosen.unwrap_or_else(|| Targets::new().with_default(Level::INFO))
 }
