@@ -136,6 +136,8 @@ reasons! {
         hint "report it together with the log lines of that id";
     StoreUnavailable = "STORE_UNAVAILABLE", Unavailable, Operator, "the controller's store can't be written: {problem}",
         hint "check the disk that holds the controller's data directory; the request can be repeated";
+    StoreDamaged = "STORE_DAMAGED", DataLoss, Operator, "the controller's database is damaged: {problem}",
+        hint "stop the controller and put a backup back: upfleet restore; agents and components go on meanwhile";
     LimitExceeded = "LIMIT_EXCEEDED", ResourceExhausted, Operator, "{what} exceeds its limit of {limit}";
 
     Other = "OTHER", Information, Operator, "{message}",
@@ -409,8 +411,12 @@ reasons! {
     UnitUnfit = "UNIT_UNFIT", FailedPrecondition, Operator, "`{unit}` can't run the component: {problem}",
         hint "mend the unit's file on the node, then systemctl daemon-reload; docs/how-to/systemd.md says what a unit needs";
     JournalDamaged = "JOURNAL_DAMAGED", DataLoss, Operator, "the journal of `{component}` was damaged and moved to {path}; what is installed was inspected by digest";
+    StateDamaged = "STATE_DAMAGED", DataLoss, Operator, "{path} could not be used and was moved aside; the agent went on without it",
+        hint "look at the disk; the alarm ends when the file is removed";
+    IdentityDamaged = "IDENTITY_DAMAGED", DataLoss, Operator, "the node's identity can't be used: {problem}; components run on without the controller",
+        hint "enroll the node again with a new token, then restart the agent";
     StateTooNew = "STATE_TOO_NEW", FailedPrecondition, Operator, "{path} has format {found}, this version reads up to {known}",
-        hint "install the newer version again";
+        hint "install the newer version again; where there never was one, the file is damaged: move it aside";
 }
 
 impl fmt::Display for ReasonCode {

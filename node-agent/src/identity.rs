@@ -155,6 +155,12 @@ impl Identity {
         self.not_after
     }
 
+    /// Whether the certificate is good at `now`.
+    #[must_use]
+    pub fn is_valid(&self, now: Time) -> bool {
+        self.not_before <= now && now < self.not_after
+    }
+
     /// Where an expired certificate is renewed.
     #[must_use]
     pub fn door(&self) -> &EnrollmentDoor {

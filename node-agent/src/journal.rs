@@ -22,7 +22,7 @@ use upfleet_domain::{
     upgrade::record::Record,
 };
 
-use crate::crash;
+use crate::{crash, damage};
 
 const MAGIC: &[u8; 8] = b"UPFLEETJ";
 /// The newest format this code writes and reads.
@@ -115,12 +115,14 @@ impl Journal {
                 let journal = create(&path, None).map_err(at("create", &path))?;
                 return Ok(Opened { journal, record: None, damage: None });
             }
+            // Something else in its place is moved aside like damage.
+            Err(error) if error.kind() == io::ErrorKind::IsADirectory => Vec::new(),
             Err(error) => return Err(at("read", &path)(error)),
         };
         match scan(&bytes) {
             Scan::TooNew(found) => Err(JournalError::TooNew { path, found }),
             Scan::Damaged => {
-                let aside = move_aside(&path).map_err(at("move aside", &path))?;
+                let aside = damage::move_aside(&path).map_err(at("move aside", &path))?;
                 let journal = create(&path, None).map_err(at("create", &path))?;
                 let damage = Reason::new(ReasonCode::JournalDamaged)
                     .with("component", component)
@@ -238,6 +240,7 @@ fn temporary(path: &Path) -> PathBuf {
 fn create(path: &Path, record: Option<&Record>) -> io::Result<Journal> {
     let tmp = temporary(path);
     let _ = std::fs::remove_file(&tmp);
+    damage::clear_directory(&tmp)?;
     let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&tmp)?;
     let mut bytes = Vec::from(MAGIC.as_slice());
     bytes.extend(FORMAT.to_le_bytes());
@@ -279,18 +282,6 @@ fn reopen(path: &Path, end: u64, allocated: u64) -> io::Result<Journal> {
 fn sync_dir(path: &Path) -> io::Result<()> {
     let dir = path.parent().ok_or_else(|| io::Error::other("a journal lies in a directory"))?;
     File::open(dir)?.sync_all()
-}
-
-fn move_aside(path: &Path) -> io::Result<PathBuf> {
-    for number in 1..1_000 {
-        let aside = path.with_extension(format!("journal.damaged-{number}"));
-        if !aside.exists() {
-            std::fs::rename(path, &aside)?;
-            sync_dir(path)?;
-            return Ok(aside);
-        }
-    }
-    Err(io::Error::other("a thousand damaged journals lie there already"))
 }
 
 fn frame(record: &Record) -> io::Result<Vec<u8>> {

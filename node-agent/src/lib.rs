@@ -7,6 +7,7 @@ pub mod cli;
 pub mod component;
 pub mod config;
 pub mod crash;
+pub mod damage;
 pub mod download;
 pub mod enroll;
 pub mod error;

@@ -17,7 +17,10 @@ use tokio::{
     task::JoinHandle,
 };
 use tokio_util::sync::CancellationToken;
-use upfleet_domain::id::ComponentId;
+use upfleet_domain::{
+    id::ComponentId,
+    reason::{Reason, ReasonCode},
+};
 
 use crate::{
     component::{self, Exclusives, Handles, Outgoing, Shared, world::Node},
@@ -70,11 +73,7 @@ pub enum RunError {
 pub async fn run(dir: &Path, shutdown: CancellationToken) -> Result<(), RunError> {
     let config = Config::load(dir)?;
     let _lock = lock(&config.state_dir)?;
-    let identities = match Identities::load(&config.state_dir) {
-        Ok(identities) => Some(identities),
-        Err(_) if config.controller.is_none() => None,
-        Err(error) => return Err(error.into()),
-    };
+    let (identities, damage) = identities(&config)?;
     let connector =
         config.controller.clone().zip(identities).map(|(controller, own)| Connector::new(controller, own));
     let (outgoing, said) = mpsc::channel(OUTGOING);
@@ -97,7 +96,7 @@ pub async fn run(dir: &Path, shutdown: CancellationToken) -> Result<(), RunError
         agent.start(&component);
     }
     let services = CancellationToken::new();
-    let serving = agent.serve(connector, said, &services);
+    let serving = agent.serve(connector, said, damage, &services);
     agent.signals(dir, &shutdown).await;
     services.cancel();
     agent.end().await;
@@ -122,23 +121,14 @@ struct Actor {
 }
 
 impl Agent {
-    /// Starts a component. One that can't be started leaves the others alone.
+    /// Starts a component.
     fn start(&mut self, config: &ComponentConfig) {
         let world = Node::new(&self.config.state_dir, &self.config_dir, config, self.fetcher.clone());
         let shutdown = self.shared.shutdown.child_token();
         let shared = Shared { shutdown: shutdown.clone(), ..self.shared.clone() };
-        match component::start(&self.config.state_dir, config, world, shared) {
-            Ok((handle, task)) => {
-                self.handles.insert(handle);
-                self.actors.insert(config.name.clone(), Actor { config: config.clone(), shutdown, task });
-            }
-            Err(error) => {
-                let error = crate::error::chain(&error);
-                tracing::error!(component = %config.name, error, "component not started");
-                // Where this was a reload, its orders would wait for the actor that has ended.
-                self.handles.remove(&config.name);
-            }
-        }
+        let (handle, task) = component::start(&self.config.state_dir, config, world, shared);
+        self.handles.insert(handle);
+        self.actors.insert(config.name.clone(), Actor { config: config.clone(), shutdown, task });
     }
 
     /// Ends a component's actor, not its process.
@@ -155,14 +145,17 @@ impl Agent {
         &self,
         connector: Option<Connector>,
         mut said: mpsc::Receiver<Outgoing>,
+        damage: Option<Reason>,
         shutdown: &CancellationToken,
     ) -> JoinHandle<()> {
         let handles = self.handles.clone();
         let dirs = (self.config.run_dir.clone(), self.config.state_dir.clone());
         let token = shutdown.clone();
         let node = connector.as_ref().map(|connector| connector.identities().current().node().to_string());
-        let (link, seen) = watch::channel(Link::new(connector.as_ref().map_or("", Connector::address)));
-        let enrolled = connector.is_some();
+        let configured = self.config.controller.as_ref().map_or("", |controller| &controller.address);
+        let problem = damage.map(|damage| damage.message());
+        let enrolled = connector.is_some() || problem.is_some();
+        let (link, seen) = watch::channel(Link { problem, ..Link::new(configured) });
         let controller = async move {
             match connector {
                 Some(connector) => {
@@ -260,6 +253,22 @@ async fn serve_locally(
     }
 }
 
+/// The node's identity, or what is wrong with it. A node that has run components before goes on without the controller:
+/// they must also run after a reboot, and nobody is obeyed meanwhile.
+fn identities(config: &Config) -> Result<(Option<Identities>, Option<Reason>), RunError> {
+    match Identities::load(&config.state_dir) {
+        Ok(identities) => Ok((Some(identities), None)),
+        Err(_) if config.controller.is_none() => Ok((None, None)),
+        Err(error) if crate::journal::dir(&config.state_dir).exists() => {
+            let damage =
+                Reason::new(ReasonCode::IdentityDamaged).with("problem", crate::error::chain(&error));
+            tracing::error!(reason = %damage, "no session with the controller");
+            Ok((None, Some(damage)))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// One agent per state directory: two writers of a journal would be the end of it.
 fn lock(state_dir: &Path) -> Result<File, RunError> {
     let at = |operation, path: &Path| {
@@ -268,6 +277,7 @@ fn lock(state_dir: &Path) -> Result<File, RunError> {
     };
     DirBuilder::new().recursive(true).mode(0o700).create(state_dir).map_err(at("create", state_dir))?;
     let path = state_dir.join("lock");
+    crate::damage::clear_directory(&path).map_err(at("move aside", &path))?;
     let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
     let file = file.map_err(at("open", &path))?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {

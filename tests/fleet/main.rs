@@ -4,7 +4,10 @@
 
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
+mod bad_releases;
+mod clock;
 mod controller;
+mod damage;
 mod dev;
 mod files;
 mod identity;
@@ -18,4 +21,5 @@ mod python;
 mod recovery;
 mod requests;
 mod rollouts;
+mod store;
 mod support;

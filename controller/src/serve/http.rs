@@ -45,10 +45,18 @@ async fn ready(State(shown): State<Shown>) -> (StatusCode, String) {
     if shown.stop.is_cancelled() {
         return (StatusCode::SERVICE_UNAVAILABLE, "stopping\n".to_owned());
     }
-    match tokio::time::timeout(READY, shown.operations.store.meta()).await {
-        Ok(Ok(_)) => (StatusCode::OK, "ok\n".to_owned()),
+    match tokio::time::timeout(READY, shown.operations.store.probe()).await {
+        Ok(Ok(())) => (StatusCode::OK, ready_text(shown.operations.clock.step())),
         Ok(Err(error)) => (StatusCode::SERVICE_UNAVAILABLE, format!("store: {error}\n")),
         Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "store: no answer within 2 seconds\n".to_owned()),
+    }
+}
+
+/// Ready all the same where the clock was set: nothing that runs depends on it.
+fn ready_text(step: i64) -> String {
+    match step {
+        0 => "ok\n".to_owned(),
+        step => format!("ok\nclock: the system's clock was set by {} s and is not followed\n", step / 1000),
     }
 }
 

@@ -150,7 +150,7 @@ pub async fn start(options: &Options, clock: Clock) -> Result<Running, ServeErro
         return Err(ServeError::NotInitialised(data.0.display().to_string()));
     }
     let config = Config::load(&data.config())?.with(options);
-    let store = Arc::new(SqliteStore::open(&data.0).await?);
+    let store = Arc::new(SqliteStore::open_existing(&data.0).await?);
     let ca = Arc::new(Ca::load(&data.ca())?);
     if let Some(issued) = tls::mend(&ca, &data.tls(), clock.now())? {
         store.commit(vec![tls::record(&issued)]).await?;
@@ -216,7 +216,7 @@ pub async fn start(options: &Options, clock: Clock) -> Result<Running, ServeErro
 /// # Errors
 /// [`ServeError`] where it can't start, or where a part of it ends by itself: whoever keeps it running must see that.
 pub async fn run(options: &Options) -> Result<(), ServeError> {
-    let mut running = start(options, Clock::System).await?;
+    let mut running = start(options, Clock::steady()).await?;
     let outcome = tokio::select! {
         () = asked_to_stop() => Ok(()),
         () = running.failed() => Err(ServeError::PartEnded),

@@ -100,6 +100,12 @@ pub enum StoreError {
         /// The newest known one.
         known: u32,
     },
+    /// The database itself is damaged. The operator's to solve: a backup has to be put back.
+    #[error("could not use the store: {problem}; put a backup back with `upfleet restore`")]
+    Broken {
+        /// What the database said.
+        problem: String,
+    },
     /// A row can't be read. Ours to solve, or damage.
     #[error("could not read {what} `{name}` in the store")]
     Damaged {
@@ -128,6 +134,7 @@ impl StoreError {
         Some(match self {
             Self::Conflict(conflict) => conflict.reason(),
             Self::Unavailable { problem, .. } => of(ReasonCode::StoreUnavailable).with("problem", problem),
+            Self::Broken { problem } => of(ReasonCode::StoreDamaged).with("problem", problem),
             Self::TooNew { path, found, known } => {
                 of(ReasonCode::StateTooNew).with("path", path).with("found", found).with("known", known)
             }

@@ -60,6 +60,11 @@ pub trait Store: Send + Sync + 'static {
     /// What is known about the store itself; also tells whether it can be read.
     async fn meta(&self) -> Result<Meta>;
 
+    /// Whether it can be read and written, by trying both.
+    async fn probe(&self) -> Result<()> {
+        self.meta().await.map(drop)
+    }
+
     /// One node.
     async fn node(&self, id: &NodeId) -> Result<Option<NodeRecord>>;
     /// Nodes that `filter` chooses, by name; page keys are node names.

@@ -27,6 +27,14 @@ pub enum TlsError {
         #[source]
         source: rustls::pki_types::pem::Error,
     },
+    /// The certificate is not what the authority signed. The operator's to solve.
+    #[error(
+        "the controller's certificate in `{directory}` is damaged; put a backup back with `upfleet restore`"
+    )]
+    Damaged {
+        /// The directory.
+        directory: String,
+    },
     /// Certificate and key do not fit, or the library refuses them.
     #[error("could not use the certificate and key")]
     Refused(#[source] Box<dyn std::error::Error + Send + Sync>),

@@ -9,7 +9,10 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use rustls::{ServerConfig, pki_types::CertificateDer};
+use rustls::{
+    ServerConfig,
+    pki_types::{CertificateDer, pem::PemObject as _},
+};
 use tokio_util::sync::CancellationToken;
 use upfleet_domain::{digest::Digest, time::Time};
 use x509_parser::extensions::GeneralName;
@@ -114,7 +117,8 @@ fn names_if_due(leaf: &CertificateDer<'_>, now: Time) -> Option<Vec<String>> {
     let (_, certificate) = x509_parser::parse_x509_certificate(leaf).ok()?;
     let validity = certificate.validity();
     let half = validity.not_before.timestamp() / 2 + validity.not_after.timestamp() / 2;
-    if now.0 / 1000 < half {
+    // Also one that is not good yet: the clock ran ahead when it was made.
+    if validity.not_before.timestamp() <= now.0 / 1000 && now.0 / 1000 < half {
         return None;
     }
     let names = certificate.subject_alternative_name().ok()??.value.general_names.iter();
@@ -154,12 +158,29 @@ pub fn store_new(ca: &Ca, directory: &Path, names: &[String], now: Time) -> Resu
 /// # Errors
 /// Where files can't be read or written.
 pub fn mend(ca: &Ca, directory: &Path, now: Time) -> Result<Option<Issued>, TlsError> {
-    let identity = ServerIdentity::load(directory)?;
-    if server_config(&identity, None).is_ok() {
-        return Ok(None);
-    }
-    let names = identity.chain.first().and_then(|leaf| names_if_due(leaf, Time(i64::MAX)));
-    names.map(|names| store_new(ca, directory, &names, now)).transpose()
+    let leaf = match ServerIdentity::load(directory) {
+        Ok(identity) if server_config(&identity, None).is_ok() && ours(ca, &identity) => return Ok(None),
+        Ok(identity) => identity.chain.into_iter().next(),
+        // Of a damaged key the certificate still says for which names another is to be made.
+        Err(error) => match CertificateDer::from_pem_file(directory.join("server.crt")) {
+            Ok(leaf) => Some(leaf),
+            Err(_) => return Err(error),
+        },
+    };
+    let signed = leaf.filter(|leaf| ca.signed(leaf));
+    let Some(names) = signed.and_then(|leaf| names_if_due(&leaf, Time(i64::MAX))) else {
+        return Err(TlsError::Damaged { directory: directory.display().to_string() });
+    };
+    tracing::error!(directory = %directory.display(), "the controller's certificate was damaged; made another");
+    store_new(ca, directory, &names, now).map(Some)
+}
+
+/// Whether a certificate that says it is ours is; the operator may show one of another authority.
+fn ours(ca: &Ca, identity: &ServerIdentity) -> bool {
+    let claims = |leaf: &CertificateDer<'_>| {
+        Leaf::parse(leaf).is_some_and(|leaf| leaf.identity == Identity::Controller)
+    };
+    identity.chain.first().is_some_and(|leaf| !claims(leaf) || ca.signed(leaf))
 }
 
 /// What the store keeps of a certificate of the controller.

@@ -12,6 +12,8 @@ use crate::{
     time::Time,
 };
 
+/// How much of a process's last line is in the reason, in characters.
+const LAST_WORDS: usize = 200;
 /// How many answers of probes are kept as evidence.
 const MAX_RESULTS: usize = 20;
 
@@ -140,6 +142,7 @@ impl Watch {
         };
         self.pid = process.pid().or(self.pid);
         let Some(exit) = exit else { return };
+        let exit = self.with_last_words(exit);
         if self.strict {
             let after = format!("{} ms", now.since(self.begun).as_millis());
             self.failed =
@@ -147,6 +150,16 @@ impl Watch {
         } else {
             self.problem = format!("the process ended with {exit}");
             self.counts.iter_mut().for_each(|count| count.passes = 0);
+        }
+    }
+
+    /// What the process said last is most often why it ended.
+    fn with_last_words(&self, exit: String) -> String {
+        match self.evidence.lines.iter().rev().find(|line| !line.trim().is_empty()) {
+            Some(line) => {
+                format!("{exit}, saying `{}`,", line.trim().chars().take(LAST_WORDS).collect::<String>())
+            }
+            None => exit,
         }
     }
 

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use upfleet_domain::{
     order::{DesiredState, Generation, HoldOrder},
     reason::{Reason, ReasonCode},
+    report::ComponentInventory,
     time::Time,
     upgrade::{
         event::{Effect, Event, Offer},
@@ -33,7 +34,7 @@ use super::{
     work::{Listener, Tools},
     world::World,
 };
-use crate::journal::Journal;
+use crate::{damage, journal::Journal};
 
 /// How often an idle component is looked at: whether it is healthy, and whether all is as recorded.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -83,6 +84,8 @@ pub(super) struct Actor<W> {
     task: Option<(u64, bool, JoinHandle<()>)>,
     claim: Option<JoinHandle<()>>,
     waiting: Option<Waiting>,
+    /// What was moved aside because it was damaged.
+    alarms: Vec<Reason>,
     shutdown: CancellationToken,
 }
 
@@ -106,6 +109,7 @@ impl<W: World> Actor<W> {
             task: None,
             claim: None,
             waiting: None,
+            alarms: Vec::new(),
             shutdown,
         }
     }
@@ -131,7 +135,10 @@ impl<W: World> Actor<W> {
                     None => break,
                 },
                 () = sleep, if wake.is_some() => self.happen(Event::Tick).await,
-                _ = look.tick() => self.happen(Event::Look).await,
+                _ = look.tick() => {
+                    self.look_for_damage().await;
+                    self.happen(Event::Look).await;
+                }
             }
         }
         self.leave().await;
@@ -176,7 +183,25 @@ impl<W: World> Actor<W> {
 
     fn snapshot(&self) -> Snapshot {
         let reports = self.machine.record().outbox.reports().cloned().collect();
-        Snapshot { inventory: self.machine.inventory(), reason: self.machine.reason(), reports }
+        Snapshot { inventory: self.inventory(), reason: self.machine.reason(), reports }
+    }
+
+    fn inventory(&self) -> ComponentInventory {
+        let mut inventory = self.machine.inventory();
+        inventory.alarms.extend(self.alarms.iter().cloned());
+        inventory
+    }
+
+    /// Tells of what was moved aside, and of its removal.
+    async fn look_for_damage(&mut self) {
+        let (state_dir, component) = (self.tools.state_dir.clone(), self.machine.record().component.clone());
+        let looked = tokio::task::spawn_blocking(move || damage::alarms(&state_dir, &component)).await;
+        if let Ok(alarms) = looked
+            && alarms != self.alarms
+        {
+            self.alarms = alarms;
+            self.say(Outgoing::Inventory(Box::new(self.inventory()))).await;
+        }
     }
 
     async fn ordered(
@@ -242,7 +267,7 @@ impl<W: World> Actor<W> {
             self.carry_out(effect, before.record()).await;
         }
         if inventory {
-            self.say(Outgoing::Inventory(Box::new(self.machine.inventory()))).await;
+            self.say(Outgoing::Inventory(Box::new(self.inventory()))).await;
         }
     }
 

@@ -11,6 +11,8 @@ use std::{
 
 use upfleet_domain::{id::ComponentId, upgrade::history::Entry};
 
+use crate::damage;
+
 /// The size, in bytes, at which the file is rotated; one older file is kept.
 const ROTATE_AT: u64 = 512 * 1024;
 
@@ -34,6 +36,8 @@ impl History {
     pub(super) fn append(&self, entry: &Entry) -> io::Result<()> {
         let dir = self.path.parent().unwrap_or_else(|| Path::new("."));
         DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+        damage::clear_directory(&self.path)?;
+        damage::clear_directory(&self.older())?;
         if std::fs::metadata(&self.path).is_ok_and(|metadata| metadata.len() >= ROTATE_AT) {
             std::fs::rename(&self.path, self.older())?;
         }
@@ -75,6 +79,7 @@ impl History {
         for path in [self.older(), self.path.clone()] {
             let bytes = match std::fs::read(&path) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) if error.kind() == io::ErrorKind::IsADirectory => continue,
                 bytes => bytes?,
             };
             let lines = bytes.split(|byte| *byte == b'\n');

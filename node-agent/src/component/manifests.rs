@@ -23,7 +23,7 @@ use super::{
     ManifestBytes,
     stack::{Patch, View},
 };
-use crate::crash;
+use crate::{crash, damage};
 
 /// The releases of a component whose manifests lie on the node, each verified anew; what can't be is left out.
 #[must_use]
@@ -57,6 +57,8 @@ impl Manifests {
             }
             DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;
             let temporary = path.with_extension("tmp");
+            damage::clear_directory(&path)?;
+            damage::clear_directory(&temporary)?;
             let mut options = OpenOptions::new();
             let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
             file.write_all(&manifest.bytes)?;
@@ -74,10 +76,15 @@ impl Manifests {
 
     /// Reads a stored manifest, verified anew.
     pub(super) fn load(&self, digest: &Digest) -> Result<VerifiedRelease, Reason> {
-        let bytes = std::fs::read(self.dir.join(digest.to_string())).map_err(|error| {
+        let path = self.dir.join(digest.to_string());
+        let bytes = std::fs::read(&path).map_err(|error| {
             let problem = format!("it is not on the node: {error}");
             Reason::new(ReasonCode::UntrustedManifest).with("problem", problem)
         })?;
+        if Digest::of(&bytes) != *digest {
+            // Never obeyed; the next order that names it brings it again.
+            let _ = damage::move_aside(&path);
+        }
         VerifiedRelease::parse(&bytes, *digest, &[])
     }
 
@@ -126,8 +133,9 @@ impl Manifests {
         let named: Vec<String> = states.flat_map(manifests).map(|digest| digest.to_string()).collect();
         let Ok(entries) = std::fs::read_dir(&self.dir) else { return };
         for entry in entries.flatten() {
-            let known = entry.file_name().to_str().is_some_and(|name| named.iter().any(|kept| kept == name));
-            if !known {
+            // What was moved aside is an alarm; a person removes it.
+            let stays = |name: &str| name.contains(damage::MARK) || named.iter().any(|kept| kept == name);
+            if !entry.file_name().to_str().is_some_and(stays) {
                 // What can't be removed now is removed after the next upgrade.
                 let _ = std::fs::remove_file(entry.path());
             }

@@ -9,6 +9,7 @@ mod manifests;
 mod offers;
 mod patching;
 pub mod policy;
+mod refused;
 pub mod stack;
 #[cfg(test)]
 mod tests;
@@ -43,7 +44,7 @@ use upfleet_domain::{
 use crate::{
     config::ComponentConfig,
     exec::{self, Executor, Place},
-    journal::{Journal, JournalError},
+    journal::{Journal, Opened},
 };
 
 /// A manifest as it came over the wire: verbatim bytes and detached signatures over them.
@@ -288,40 +289,54 @@ pub struct Shared {
 }
 
 /// Starts a component's actor: reads its journal, looks at the node, and goes on where it stood. Returns the handle
-/// and the task, which ends with `shared.shutdown`.
-///
-/// # Errors
-/// Where the journal can't be used.
+/// and the task, which ends with `shared.shutdown`. While the journal can't be used the component runs on, takes no
+/// orders and says why.
 pub fn start<W: world::World>(
     state_dir: &Path,
     config: &ComponentConfig,
     world: W,
     shared: Shared,
-) -> Result<(Handle, JoinHandle<()>), JournalError> {
+) -> (Handle, JoinHandle<()>) {
+    let policy = policy::policy(config, &shared.platform);
+    let place = Place::new(&config.name, &config.path);
+    let tools = work::Tools {
+        state_dir: state_dir.to_owned(),
+        executor: Executor::of(config),
+        manifests: manifests::Manifests::new(state_dir, &config.name),
+        history: history::History::new(state_dir, &config.name),
+        world: Arc::new(world),
+        policy,
+        outgoing: shared.outgoing.clone(),
+        gate: Arc::default(),
+    };
+    // Room for a burst of orders and acknowledgements; whoever sends more waits.
+    let (sender, inbox) = mpsc::channel(64);
+    let handle = Handle::new(config.name.clone(), place, sender);
+    let offering = Arc::clone(&handle.offering);
     let journals = state_dir.join("journals");
-    let opened = Journal::open(&journals, &config.name)?;
+    let task = match Journal::open(&journals, &config.name) {
+        Ok(opened) => tokio::spawn(actor(config, opened, tools, shared, offering).run(inbox)),
+        Err(error) => {
+            let refused = refused::Refused::new(config, journals, error, tools, shared);
+            tokio::spawn(refused.run(inbox, offering))
+        }
+    };
+    (handle, task)
+}
+
+/// The actor of a component whose journal is open.
+fn actor<W: world::World>(
+    config: &ComponentConfig,
+    opened: Opened,
+    tools: work::Tools<W>,
+    shared: Shared,
+    offering: Arc<tokio::sync::RwLock<()>>,
+) -> actor::Actor<W> {
     let mut record = opened.record.unwrap_or_else(|| Record::new(config.name.clone()));
     if let Some(damage) = opened.damage {
         tracing::error!(component = %config.name, reason = %damage, "journal moved aside");
         record.drift = Some(damage);
     }
-    let policy = policy::policy(config, &shared.platform);
-    let place = Place::new(&config.name, &config.path);
-    let tools = work::Tools {
-        executor: Executor::of(config),
-        manifests: manifests::Manifests::new(state_dir, &config.name),
-        history: history::History::new(state_dir, &config.name),
-        world: Arc::new(world),
-        policy: policy.clone(),
-        outgoing: shared.outgoing,
-        gate: Arc::default(),
-    };
-    let machine = Machine::new(policy, record);
-    // Room for a burst of orders and acknowledgements; whoever sends more waits.
-    let (sender, inbox) = mpsc::channel(64);
-    let handle = Handle::new(config.name.clone(), place, sender);
-    let offering = Arc::clone(&handle.offering);
-    let actor =
-        actor::Actor::new(machine, opened.journal, tools, shared.exclusives, offering, shared.shutdown);
-    Ok((handle, tokio::spawn(actor.run(inbox))))
+    let machine = Machine::new(tools.policy.clone(), record);
+    actor::Actor::new(machine, opened.journal, tools, shared.exclusives, offering, shared.shutdown)
 }

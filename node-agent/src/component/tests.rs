@@ -116,7 +116,7 @@ fn launch(dir: &Path, toy: &Toy) -> (Handle, JoinHandle<()>, mpsc::Receiver<Outg
         exclusives: Exclusives::default(),
         shutdown: shutdown.clone(),
     };
-    let (handle, task) = start(&dir.join("state"), &config, toy.clone(), shared).unwrap();
+    let (handle, task) = start(&dir.join("state"), &config, toy.clone(), shared);
     (handle, task, outgoing, shutdown)
 }
 

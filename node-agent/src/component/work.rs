@@ -1,6 +1,6 @@
 //! Performing one step, wherever it belongs: files, process, probes, downloads. One at a time; no decisions.
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use tokio::sync::{Mutex, OwnedMutexGuard, mpsc};
 use upfleet_domain::{
@@ -35,6 +35,7 @@ const MAX_CHANGES: usize = 100;
 
 /// What steps are performed with.
 pub(super) struct Tools<W> {
+    pub(super) state_dir: PathBuf,
     pub(super) executor: Executor,
     pub(super) manifests: Manifests,
     pub(super) history: History,

@@ -49,6 +49,10 @@ pub trait World: Send + Sync + 'static {
     fn start(&self, digest: Digest, stack: View) -> impl Future<Output = Result<Process, Failure>> + Send;
     /// Ends the process.
     fn stop(&self) -> impl Future<Output = Result<(), Failure>> + Send;
+    /// Lets what ran before a reboot run again, for a component of which nothing else is known.
+    fn revive(&self) -> impl Future<Output = ()> + Send {
+        async {}
+    }
     /// What runs.
     fn process(&self) -> impl Future<Output = Process> + Send;
     /// Tells whoever uses the component's files that they have changed, and says what was answered.
@@ -206,6 +210,12 @@ impl World for Node {
         match self.supervisor.stop().await {
             Ok(()) => Ok(()),
             Err(fault) => Err(self.failure(fault.reason).await),
+        }
+    }
+
+    async fn revive(&self) {
+        if let Err(fault) = self.supervisor.revive().await {
+            tracing::error!(component = %self.config.name, reason = %fault.reason, "not running");
         }
     }
 

@@ -69,6 +69,9 @@ fn listen(run_dir: &Path) -> io::Result<UnixListener> {
     // Made beside its name and renamed over it: nobody meets a socket that does not listen or is too open.
     let fresh = path.with_extension("new");
     let _ = fs::remove_file(&fresh);
+    for place in [&path, &fresh] {
+        crate::damage::clear_directory(place)?;
+    }
     let listener = UnixListener::bind(&fresh)?;
     fs::set_permissions(&fresh, fs::Permissions::from_mode(0o600))?;
     fs::rename(&fresh, &path)?;

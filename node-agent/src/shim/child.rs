@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use rustix::process::{Signal, kill_process_group};
+use rustix::process::{Resource, Rlimit, Signal, kill_process_group, prlimit};
 use sha2::{Digest as _, Sha256};
 use upfleet_domain::{digest::Digest, time::Time};
 
@@ -26,6 +26,8 @@ use crate::processes::{FileId, Identity, as_pid, descendants, executable, stat};
 
 /// How often a launch is repeated when the file is replaced in its midst.
 const LAUNCHES: u32 = 5;
+/// How much sooner than its shim the kernel ends a component's process where memory runs out, of 1000.
+const OOM_SCORE: i32 = 200;
 /// The stack of a helper thread; a shim stays small.
 pub const STACK: usize = 128 * 1024;
 
@@ -158,6 +160,7 @@ fn execute(
     let file = executable(child.id());
     // Nothing is collected while the guard is held, so the pid is this child's even if it has ended already.
     let identity = Identity::of(child.id());
+    bound(child.id(), launch);
     drop(guard);
     reaper.child_was_born();
     if let Some(pipe) = child.stdout.take() {
@@ -173,6 +176,19 @@ fn execute(
             kill_descendants(Duration::from_secs(5));
             Err(failed(format!("could not look at the new process: {error}")))
         }
+    }
+}
+
+/// Bounds the process's memory where the configuration says so; and where the node runs out of memory, the component is
+/// ended before its shim and the agent. Neither is worth a failed start.
+fn bound(pid: u32, launch: &Launch) {
+    let adjust =
+        fs::read_to_string("/proc/self/oom_score_adj").ok().and_then(|own| own.trim().parse::<i32>().ok());
+    let adjust = adjust.unwrap_or(0).saturating_add(OOM_SCORE).min(1000);
+    let _ = fs::write(format!("/proc/{pid}/oom_score_adj"), adjust.to_string());
+    if launch.memory_max > 0 {
+        let most = Some(launch.memory_max);
+        let _ = prlimit(as_pid(pid), Resource::Data, Rlimit { current: most, maximum: most });
     }
 }
 

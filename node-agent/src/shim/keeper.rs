@@ -134,8 +134,8 @@ impl Keeper {
     /// # Errors
     /// Where that can't be read.
     pub fn new(dir: PathBuf, shared: Arc<Shared>) -> io::Result<Self> {
-        let spec = spec::read(&dir.join(spec::SPEC))?;
-        let record = spec::read(&dir.join(spec::RECORD))?;
+        let spec = spec::read_or_move_aside(&dir.join(spec::SPEC))?;
+        let record = spec::read_record(&dir)?;
         Ok(Self { dir, shared, spec, record, phase: Phase::Stopped, restarts: 0, attempt: 0, ending: false })
     }
 

@@ -135,6 +135,8 @@ fn run(dir: &Path) -> Result<ExitCode, ShimError> {
 /// Held for the shim's life; the kernel gives it up when the shim ends, however it ends.
 fn lock(dir: &Path) -> Result<File, ShimError> {
     let path = dir.join("lock");
+    let clear = crate::damage::clear_directory(&path);
+    clear.map_err(|source| ShimError::Directory { operation: "move aside", path: path.clone(), source })?;
     let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
     let file =
         file.map_err(|source| ShimError::Directory { operation: "open", path: path.clone(), source })?;

@@ -172,6 +172,8 @@ impl Inner {
     }
 
     fn open_log(&mut self, dir: &std::path::Path) {
+        // Where even that fails the component runs without a log.
+        let _ = crate::damage::clear_directory(&dir.join(LOG));
         let file = OpenOptions::new().append(true).create(true).mode(0o600).open(dir.join(LOG));
         self.log_size = file.as_ref().ok().and_then(|file| file.metadata().ok()).map_or(0, |meta| meta.len());
         self.log = file.ok();

@@ -59,6 +59,7 @@ pub struct Server {
 pub fn listen(dir: &Path) -> io::Result<UnixListener> {
     let handle = rustix::fs::open(dir, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     let path = super::socket_path(&handle);
+    crate::damage::clear_directory(&dir.join(SOCKET))?;
     match fs::remove_file(dir.join(SOCKET)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}

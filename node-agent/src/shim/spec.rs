@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use upfleet_domain::digest::Digest;
 
 use super::protocol::ExitRecord;
-use crate::{config::StopSignal, processes::Identity};
+use crate::{config::StopSignal, damage, processes::Identity};
 
 /// The format of both files.
 pub const FORMAT: u32 = 1;
@@ -26,7 +26,7 @@ pub const FORMAT: u32 = 1;
 pub const SPEC: &str = "spec.json";
 /// What became of it.
 pub const RECORD: &str = "record.json";
-/// The files' length is a multiple of this; the rest is blanks, which JSON does not mind.
+/// The files' length is a multiple of this: a line of JSON, a line with its checksum, blanks.
 const BLOCK: usize = 16 * 1024;
 /// How many exits are kept.
 const EXITS: usize = 20;
@@ -70,6 +70,9 @@ pub struct Launch {
     pub restart_delay_max_ms: u64,
     /// The size at which the log is rotated, in bytes.
     pub log_size: u64,
+    /// The most data that a process of it may have, in bytes; 0 for no limit.
+    #[serde(default)]
+    pub memory_max: u64,
 }
 
 impl Launch {
@@ -147,12 +150,62 @@ pub fn read<T: Default + DeserializeOwned>(path: &Path) -> io::Result<T> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(T::default()),
         Err(error) => return Err(error),
     };
-    let Format { format } = serde_json::from_slice(&bytes)?;
+    let bytes = checked(path, &bytes)?;
+    let Format { format } = serde_json::from_slice(bytes)?;
     if format > FORMAT {
         let text = format!("`{}` has format {format}, this version reads up to {FORMAT}", path.display());
         return Err(io::Error::new(io::ErrorKind::InvalidData, text));
     }
-    Ok(serde_json::from_slice(&bytes)?)
+    Ok(serde_json::from_slice(bytes)?)
+}
+
+/// The first line, where the second has its checksum.
+fn checked<'a>(path: &Path, bytes: &'a [u8]) -> io::Result<&'a [u8]> {
+    let damaged = |problem: &str| {
+        let text = format!("`{}` {problem}", path.display());
+        io::Error::new(io::ErrorKind::InvalidData, text)
+    };
+    // Written before there were checksums.
+    let Some(end) = bytes.iter().position(|byte| *byte == b'\n') else { return Ok(bytes) };
+    let (line, sum) = (&bytes[..end], bytes[end + 1..].trim_ascii_end());
+    if sum == checksum(line).as_bytes() {
+        Ok(line)
+    } else {
+        Err(damaged("has another checksum than it says"))
+    }
+}
+
+fn checksum(line: &[u8]) -> String {
+    format!("{:08x}", crc32fast::hash(line))
+}
+
+/// Reads one of the files. What can't be obeyed is moved aside: a component must not stay down because of it. The
+/// agent, whose journal says what is to run, starts it again.
+///
+/// # Errors
+/// Where it can't be moved aside.
+pub fn read_or_move_aside<T: Default + DeserializeOwned>(path: &Path) -> io::Result<T> {
+    match read(path) {
+        Ok(value) => Ok(value),
+        Err(error) => {
+            let aside = damage::move_aside(path)?;
+            eprintln!("upfleet-agent shim: `{}` moved to `{}`: {error}", path.display(), aside.display());
+            Ok(T::default())
+        }
+    }
+}
+
+/// What became of the process. Where the file is damaged, its spare still names the shim before and its session, so
+/// that what that one left running is found.
+///
+/// # Errors
+/// Where it can't be moved aside.
+pub fn read_record(dir: &Path) -> io::Result<Record> {
+    let path = dir.join(RECORD);
+    let intact = read::<Record>(&path).ok().filter(|record| record.shim.is_some());
+    let record = read_or_move_aside(&path)?;
+    let spare = || read::<Record>(&path.with_extension("spare")).ok();
+    Ok(intact.or_else(spare).unwrap_or(record))
 }
 
 /// Replaces one of the files so that it is the old or the new one whatever happens.
@@ -161,7 +214,11 @@ pub fn read<T: Default + DeserializeOwned>(path: &Path) -> io::Result<T> {
 /// Where the directory can't be written.
 pub fn write<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
     let spare = path.with_extension("spare");
+    damage::clear_directory(&spare)?;
     let mut bytes = serde_json::to_vec(value)?;
+    let sum = checksum(&bytes);
+    bytes.push(b'\n');
+    bytes.extend(sum.as_bytes());
     fill(&spare, &mut bytes)?;
     if !path.exists() || renameat_with(CWD, &spare, CWD, path, RenameFlags::EXCHANGE).is_err() {
         // The first of its kind, or a file system that can't exchange.
@@ -208,6 +265,36 @@ mod tests {
         assert!(read::<Spec>(&path).is_err());
     }
 
+    /// Every bit of a file that is not a blank is one that its checksum minds, and no damage keeps a shim from starting.
+    #[test]
+    fn every_flipped_bit_is_found_and_the_file_moved_aside() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(SPEC);
+        write(&path, &Spec { run: true, ..Spec::default() }).unwrap();
+        let bytes = fs::read(&path).unwrap();
+        let used = bytes.iter().rposition(|byte| *byte != b' ').unwrap() + 1;
+        for bit in 0..used * 8 {
+            let mut damaged = bytes.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            fs::write(&path, damaged).unwrap();
+            assert!(read::<Spec>(&path).is_err(), "bit {bit}");
+        }
+        assert_eq!(read_or_move_aside::<Spec>(&path).unwrap(), Spec::default());
+        assert!(!path.exists() && dir.path().join("spec.json.damaged-1").exists());
+    }
+
+    #[test]
+    fn a_damaged_record_still_names_the_shim_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(RECORD);
+        let mut record = Record::default();
+        record.begin_shim().unwrap();
+        write(&path, &record).unwrap();
+        write(&path, &Record { process: record.shim.clone(), ..record.clone() }).unwrap();
+        fs::write(&path, "").unwrap();
+        assert_eq!(read_record(dir.path()).unwrap().shim, record.shim);
+    }
+
     #[test]
     fn waits_double_up_to_the_longest() {
         let launch = Launch {
@@ -223,6 +310,7 @@ mod tests {
             restart_delay_ms: 250,
             restart_delay_max_ms: 30_000,
             log_size: 1,
+            memory_max: 0,
         };
         let waits: Vec<u128> =
             [0, 1, 2, 6, 7, 63, 64, u32::MAX].map(|n| launch.delay(n).as_millis()).to_vec();

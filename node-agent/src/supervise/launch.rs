@@ -14,7 +14,7 @@ impl Launch {
     /// What the configuration says to run; with `expect`, only if the component's file has that digest.
     #[must_use]
     pub fn of(component: &ComponentConfig, expect: Option<Digest>) -> Self {
-        let RunConfig { command, cwd, stop_signal, stop_timeout, log_size, .. } = &component.run;
+        let RunConfig { command, cwd, stop_signal, stop_timeout, log_size, memory_max, .. } = &component.run;
         let path = component.path.to_string_lossy();
         let mut argv = expand(command, &path);
         if argv.is_empty() {
@@ -38,6 +38,7 @@ impl Launch {
             restart_delay_ms: millis(component.run.restart_delay),
             restart_delay_max_ms: millis(component.run.restart_delay_max),
             log_size: *log_size,
+            memory_max: *memory_max,
         }
     }
 }

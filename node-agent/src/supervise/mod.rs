@@ -124,6 +124,14 @@ impl Supervisor {
         spawn::ensure(&self.inner.dir, &self.inner.program).await.map_err(|problem| self.unavailable(problem))
     }
 
+    /// Starts the shim of a component that has been run, which goes on with what it was to do.
+    ///
+    /// # Errors
+    /// [`ReasonCode::ShimUnavailable`].
+    pub async fn revive(&self) -> Result<(), Fault> {
+        if self.has_run() { self.ensure_shim().await } else { Ok(()) }
+    }
+
     /// Starts the process. Where just this launch runs already, nothing happens and it is the answer.
     ///
     /// # Errors

@@ -15,9 +15,12 @@ use tokio::{
 };
 
 use super::client::{CallError, call};
-use crate::shim::{
-    EXIT_TAKEN, LIFELINE,
-    protocol::{Body, Op, VERSIONS},
+use crate::{
+    damage,
+    shim::{
+        EXIT_TAKEN, LIFELINE,
+        protocol::{Body, Op, VERSIONS},
+    },
 };
 
 /// How long a new shim may take until it answers; before that it may have to end leftovers and to hash a file.
@@ -65,7 +68,11 @@ pub async fn ensure(dir: &Path, program: &Path) -> Result<(), String> {
 }
 
 fn start(dir: &Path, program: &Path) -> io::Result<Child> {
+    if !dir.is_dir() && dir.symlink_metadata().is_ok() {
+        damage::move_aside(dir)?;
+    }
     DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    damage::clear_directory(&dir.join(SHIM_LOG))?;
     let log =
         OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(dir.join(SHIM_LOG))?;
     let mut command = Command::new(program);

@@ -78,6 +78,11 @@ async fn renew(
     if next.node() != old.node() {
         return Err(format!("the certificate is for node `{}`", next.node()));
     }
+    // One of the two clocks is wrong: a certificate that is good only by the other one would lock the node out once
+    // that is set right.
+    if !next.is_valid(now()) {
+        return Err(format!("the certificate is not good at this time, by the node's clock: {}", now()));
+    }
     tokio::time::timeout(PATIENCE, prove(connector, &next))
         .await
         .map_err(|_| "the controller did not answer to the new certificate".to_owned())??;

@@ -270,7 +270,7 @@ fn launch(dir: &Path, config: &ComponentConfig) -> (Handle, JoinHandle<()>, Canc
         exclusives: Exclusives::default(),
         shutdown: shutdown.clone(),
     };
-    let (handle, task) = component::start(&state_dir, config, world, shared).unwrap();
+    let (handle, task) = component::start(&state_dir, config, world, shared);
     (handle, task, shutdown)
 }
 

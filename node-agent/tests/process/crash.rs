@@ -180,7 +180,7 @@ async fn drive(dir: &Path, name: &str) {
         exclusives: Exclusives::default(),
         shutdown: shutdown.clone(),
     };
-    let (handle, task) = component::start(&dir.join("state"), &config, world, shared).unwrap();
+    let (handle, task) = component::start(&dir.join("state"), &config, world, shared);
     let (release, manifest) = release(name);
     let number = if name == "one" { 1 } else { 2 };
     let desired = DesiredState {

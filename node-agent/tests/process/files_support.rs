@@ -194,7 +194,7 @@ impl Site {
             exclusives: Exclusives::default(),
             shutdown: shutdown.clone(),
         };
-        let (handle, task) = component::start(&dir.join("state"), &config, world, shared).unwrap();
+        let (handle, task) = component::start(&dir.join("state"), &config, world, shared);
         Self { handle, task, outgoing, shutdown, dir: dir.to_owned(), config, orders: 0 }
     }
 

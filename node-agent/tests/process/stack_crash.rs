@@ -394,7 +394,7 @@ async fn drive(dir: &Path, change: Change) {
         exclusives: Exclusives::default(),
         shutdown: shutdown.clone(),
     };
-    let (handle, task) = component::start(&dir.join("state"), &config, world, shared).unwrap();
+    let (handle, task) = component::start(&dir.join("state"), &config, world, shared);
     let (desired, manifest, layers) = change.order();
     handle.order(desired, manifest, layers, None).await.unwrap();
     loop {

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use upfleet_agent::{
     config::ComponentConfig,
     processes::{Identity, descendants},
-    shim::spec::{RECORD, Record},
+    shim::spec::{self, RECORD, Record},
     supervise::{Launch, ProcessStateInfo, Supervisor, shim_dir},
 };
 use upfleet_domain::digest::Digest;
@@ -89,7 +89,7 @@ impl Fixture {
 
     /// What the shim has written down.
     pub fn record(&self) -> Record {
-        serde_json::from_slice(&fs::read(self.shim_dir().join(RECORD)).unwrap()).unwrap()
+        spec::read(&self.shim_dir().join(RECORD)).unwrap()
     }
 
     /// Waits for a state of the process.
@@ -112,8 +112,7 @@ impl Fixture {
 
 impl Drop for Fixture {
     fn drop(&mut self) {
-        let Ok(bytes) = fs::read(self.shim_dir().join(RECORD)) else { return };
-        let Ok(record) = serde_json::from_slice::<Record>(&bytes) else { return };
+        let Ok(record) = spec::read::<Record>(&self.shim_dir().join(RECORD)) else { return };
         if let Some(shim) = record.shim {
             let left = descendants(shim.pid);
             let _ = shim.signal(Signal::KILL);

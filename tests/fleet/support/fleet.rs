@@ -60,6 +60,8 @@ pub struct TestFleet {
     endpoints: Endpoints,
     lifeline: Lifeline,
     fetch: &'static str,
+    /// Further environment of the controller.
+    environment: Vec<(&'static str, String)>,
     // Last, so that it is removed when nothing uses it any more.
     dir: TempDir,
 }
@@ -77,7 +79,8 @@ impl Fleet {
     pub async fn start(self) -> TestFleet {
         let dir = tempfile::Builder::new().prefix("uf").tempdir().unwrap();
         let lifeline = Lifeline::new();
-        let (controller, endpoints) = start_controller(dir.path(), Err(self.address), &lifeline);
+        let (controller, endpoints) = launch_controller(dir.path(), Err(self.address), &lifeline, &[])
+            .unwrap_or_else(|problem| panic!("{problem}"));
         let context = context(dir.path(), &endpoints);
         let api = Api::connect(&context).await;
         let mut fleet = TestFleet {
@@ -88,6 +91,7 @@ impl Fleet {
             endpoints,
             lifeline,
             fetch: self.fetch,
+            environment: Vec::new(),
             dir,
         };
         for number in 1..=self.nodes {
@@ -227,10 +231,34 @@ impl TestFleet {
     /// Starts the controller again, where it listened before, and connects to it.
     pub async fn start_controller(&mut self) {
         assert!(self.controller.is_none(), "the controller runs");
-        let (controller, endpoints) = start_controller(self.dir.path(), Ok(&self.endpoints), &self.lifeline);
+        let (controller, endpoints) = self.launch().unwrap_or_else(|problem| panic!("{problem}"));
         self.controller = Some(controller);
         self.endpoints = endpoints;
         self.api = Api::connect(&self.context).await;
+    }
+
+    /// Further environment of the controller, from its next start on.
+    pub fn set_environment(&mut self, environment: Vec<(&'static str, String)>) {
+        self.environment = environment;
+    }
+
+    fn launch(&self) -> Result<(Program, Endpoints), String> {
+        launch_controller(self.dir.path(), Ok(&self.endpoints), &self.lifeline, &self.environment)
+    }
+
+    /// The same where it may refuse: then its words.
+    pub async fn try_start_controller(&mut self) -> Result<(), String> {
+        assert!(self.controller.is_none(), "the controller runs");
+        let log = self.dir.path().join("controller.log");
+        let said = fs::read_to_string(&log).unwrap_or_default().len();
+        match self.launch() {
+            Ok((controller, endpoints)) => {
+                self.controller = Some(controller);
+                self.endpoints = endpoints;
+                Ok(())
+            }
+            Err(_) => Err(fs::read_to_string(&log).unwrap_or_default().split_off(said)),
+        }
     }
 
     /// Takes a backup beside the running controller.
@@ -285,7 +313,12 @@ fn upfleet(dir: &Path) -> Command {
 }
 
 /// Starts it where it was before, or anywhere on an address.
-fn start_controller(dir: &Path, at: Result<&Endpoints, &str>, lifeline: &Lifeline) -> (Program, Endpoints) {
+fn launch_controller(
+    dir: &Path,
+    at: Result<&Endpoints, &str>,
+    lifeline: &Lifeline,
+    environment: &[(&'static str, String)],
+) -> Result<(Program, Endpoints), String> {
     let data = dir.join("data");
     if !data.exists() {
         let mut init = upfleet(dir);
@@ -311,14 +344,15 @@ fn start_controller(dir: &Path, at: Result<&Endpoints, &str>, lifeline: &Lifelin
     command.args(["--listen-metrics", &listen(|endpoints| &endpoints.metrics)]);
     let (name, value) = lifeline.variable();
     command.env(name, value).env("RUST_LOG", "info");
+    command.envs(environment.iter().map(|(name, value)| (name, value)));
     let mut controller = Program::start(&mut command, &dir.join("controller.log"));
     let endpoints = eventually("the controller to listen", || {
         if let Some(status) = controller.ended() {
-            panic!("the controller ended with {status}: {}", controller.log());
+            return Some(Err(format!("the controller ended with {status}: {}", controller.log())));
         }
-        serde_json::from_slice(&fs::read(&file).ok()?).ok()
+        serde_json::from_slice(&fs::read(&file).ok()?).ok().map(Ok)
     });
-    (controller, endpoints)
+    endpoints.map(|endpoints| (controller, endpoints))
 }
 
 /// The context that `init` wrote, leading to where the controller really listens.

@@ -12,7 +12,7 @@ mod shops;
 mod skip;
 mod wait;
 
-pub use api::{Api, upgrade_states};
+pub use api::{Api, manifest, upgrade_states};
 pub use fleet::{Fleet, TestFleet, count};
 pub use node::Node;
 pub use process::{Program, binary, run};

@@ -8,13 +8,18 @@ use crate::store::StoreError;
 /// read-only, input/output, full, can't open.
 const AWAY: [i64; 7] = [5, 6, 7, 8, 10, 13, 14];
 
+/// Those for a damaged file: corrupt, not a database.
+const BROKEN: [i64; 2] = [11, 26];
+
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
+        let code = error.as_database_error().and_then(|database| database.code()?.parse::<i64>().ok());
+        let is = |codes: &[i64]| code.is_some_and(|code| codes.contains(&(code & 0xff)));
+        if is(&BROKEN) {
+            return Self::Broken { problem: error.to_string() };
+        }
         let away = match &error {
-            sqlx::Error::Database(database) => {
-                let code = database.code().and_then(|code| code.parse::<i64>().ok());
-                code.is_some_and(|code| AWAY.contains(&(code & 0xff)))
-            }
+            sqlx::Error::Database(_) => is(&AWAY),
             sqlx::Error::Io(_)
             | sqlx::Error::PoolTimedOut
             | sqlx::Error::PoolClosed

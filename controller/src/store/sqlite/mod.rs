@@ -69,6 +69,28 @@ impl SqliteStore {
         Self::open_with(&data.join(FILE), Some(lock), BUSY_TIMEOUT).await
     }
 
+    /// Opens the store that a controller has used before. An empty one is never made in its place: it would know nothing
+    /// of what was revoked, and nothing of what runs.
+    ///
+    /// # Errors
+    /// [`StoreError::Broken`] where it is missing or damaged; otherwise as [`SqliteStore::open`].
+    pub async fn open_existing(data: &Path) -> Result<Self> {
+        let path = data.join(FILE);
+        let broken = |problem: String| StoreError::Broken { problem };
+        match std::fs::metadata(&path) {
+            Ok(found) if found.is_file() && found.len() > 0 => {}
+            Ok(_) => return Err(broken(format!("`{}` is empty or no file", path.display()))),
+            Err(error) => return Err(broken(format!("`{}`: {error}", path.display()))),
+        }
+        let store = Self::open(data).await?;
+        let found: String = sqlx::query_scalar("PRAGMA quick_check(1)").fetch_one(&store.readers).await?;
+        if found != "ok" {
+            store.close().await;
+            return Err(broken(format!("`{}`: {found}", path.display())));
+        }
+        Ok(store)
+    }
+
     /// A store in memory, gone when it is dropped. For tests.
     ///
     /// # Errors

@@ -194,6 +194,14 @@ impl Store for SqliteStore {
         self.read_meta().await
     }
 
+    async fn probe(&self) -> Result<()> {
+        self.read_meta().await?;
+        let gone = || super::unavailable("write", "its writer has ended");
+        let (answer, result) = oneshot::channel();
+        self.queue.send(Job::Probe { answer }).await.map_err(|_| gone())?;
+        result.await.map_err(|_| gone())?
+    }
+
     async fn node(&self, id: &NodeId) -> Result<Option<NodeRecord>> {
         let select = "SELECT id, revision, last_seen, session, doc FROM node WHERE id = $1";
         let row = sqlx::query_as::<_, NodeRow>(select).bind(id.as_str());

@@ -131,3 +131,120 @@ async fn readers_are_read_only() {
     let store = SqliteStore::open(dir.path()).await.unwrap();
     assert!(sqlx::query("DELETE FROM meta").execute(&store.readers).await.is_err());
 }
+
+/// A mistake in the writer costs the batches in hand; the next ones are written.
+#[tokio::test]
+async fn a_writer_that_panics_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(dir.path()).await.unwrap();
+    store.probe().await.unwrap();
+    assert!(store.queue.send(writer::Job::Panic).await.is_ok());
+    store.commit(vec![put("a")]).await.unwrap();
+    store.probe().await.unwrap();
+    assert_eq!(count(&store).await, 1);
+    store.close().await;
+    assert!(store.probe().await.is_err());
+}
+
+/// Not ready for as long as nothing of any size can be written; ready by itself after that.
+#[tokio::test]
+async fn a_full_disk_is_seen_by_the_probe_until_it_has_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(dir.path()).await.unwrap();
+    let pages: i64 = sqlx::query_scalar("PRAGMA page_count").fetch_one(&store.writer).await.unwrap();
+    let limit = sqlx::AssertSqlSafe(format!("PRAGMA max_page_count = {}", pages + 4));
+    sqlx::query(limit).execute(&store.writer).await.unwrap();
+    store.probe().await.unwrap();
+    let batch: Vec<Change> = (0..200).map(|n| put(&format!("n-{n}"))).collect();
+    store.commit(batch.clone()).await.unwrap_err();
+    store.probe().await.unwrap_err();
+    sqlx::query("PRAGMA max_page_count = 1000000").execute(&store.writer).await.unwrap();
+    store.probe().await.unwrap();
+    store.commit(batch).await.unwrap();
+}
+
+/// An empty database is never taken for the fleet's, nor is a damaged one.
+#[tokio::test]
+async fn a_missing_or_damaged_database_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = path(dir.path());
+    let store = SqliteStore::open(dir.path()).await.unwrap();
+    store.commit((0..50).map(|n| put(&format!("n-{n}"))).collect()).await.unwrap();
+    store.close().await;
+    drop(store);
+    let whole = std::fs::read(&file).unwrap();
+    let damaged: [(&str, Option<Vec<u8>>); 5] = [
+        ("missing", None),
+        ("empty", Some(Vec::new())),
+        ("zeroed", Some(vec![0; whole.len()])),
+        ("cut", Some(whole[..whole.len() / 2].to_vec())),
+        ("flipped", Some(whole.iter().enumerate().map(|(at, byte)| byte ^ u8::from(at == 4096)).collect())),
+    ];
+    for (name, bytes) in damaged {
+        for suffix in ["", "-wal", "-shm"] {
+            let _ = std::fs::remove_file(dir.path().join(format!("{FILE}{suffix}")));
+        }
+        if let Some(bytes) = &bytes {
+            std::fs::write(&file, bytes).unwrap();
+        }
+        let error = SqliteStore::open_existing(dir.path()).await.err().unwrap_or_else(|| panic!("{name}"));
+        assert!(matches!(error, StoreError::Broken { .. }), "{name}: {error:?}");
+        assert_eq!(bytes.is_some(), file.exists(), "{name}: nothing is made in its place");
+    }
+    std::fs::write(&file, whole).unwrap();
+    let store = SqliteStore::open_existing(dir.path()).await.unwrap();
+    assert_eq!(count(&store).await, 50);
+}
+
+/// The document of a row as the first format had it.
+async fn first_document(store: &SqliteStore, table: &'static str, later: &[&str]) -> String {
+    let select = sqlx::AssertSqlSafe(format!("SELECT doc FROM {table}"));
+    let doc: String = sqlx::query_scalar(select).fetch_one(&store.readers).await.unwrap();
+    let mut doc: serde_json::Value = serde_json::from_str(&doc).unwrap();
+    if let Some(inventory) = doc.get_mut("inventory").and_then(serde_json::Value::as_object_mut) {
+        inventory.retain(|key, _| !later.contains(&key.as_str()));
+    }
+    doc.to_string()
+}
+
+/// The first format, with what a fleet had in it, is brought to the newest in place.
+#[tokio::test]
+async fn the_first_format_is_brought_to_the_newest_in_place() {
+    use crate::store::fixtures;
+    use upfleet_domain::{
+        reason::{Reason, ReasonCode},
+        state::ComponentState,
+    };
+    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let now = SqliteStore::open(other.path()).await.unwrap();
+    let drift = Some(Reason::new(ReasonCode::Drifted));
+    let inventory =
+        upfleet_domain::report::ComponentInventory { drift, ..fixtures::inventory(ComponentState::absent()) };
+    let component = inventory.component.to_string();
+    let told = Change::PutComponent { node: id("a"), inventory, changed: None };
+    now.commit(vec![put("a"), told]).await.unwrap();
+    let node_doc = first_document(&now, "node", &[]).await;
+    let component_doc = first_document(&now, "component", &["proof", "alarms", "patchable"]).await;
+
+    let options = SqliteConnectOptions::new().filename(path(dir.path())).create_if_missing(true);
+    let first = pool(1).connect_with(options).await.unwrap();
+    let only = MIGRATIONS.iter().filter(|migration| migration.version == 1).cloned().collect();
+    Migrator::with_migrations(only).run(&first).await.unwrap();
+    let meta = "INSERT INTO meta (key, value) VALUES ('epoch', '4'), ('cluster_id', 'c')";
+    sqlx::query(meta).execute(&first).await.unwrap();
+    let node = "INSERT INTO node (id, revision, doc) VALUES ('a', 1, $1)";
+    sqlx::query(node).bind(node_doc).execute(&first).await.unwrap();
+    let row = "INSERT INTO component (node, component, revision, doc) VALUES ('a', $1, 1, $2)";
+    sqlx::query(row).bind(component).bind(component_doc).execute(&first).await.unwrap();
+    first.close().await;
+
+    let store = SqliteStore::open_existing(dir.path()).await.unwrap();
+    let meta = store.meta().await.unwrap();
+    assert_eq!((meta.epoch, meta.cluster_id.as_str(), meta.format), (4, "c", known_format()));
+    let components = store.components(&id("a")).await.unwrap();
+    assert!(components[0].inventory.drift.is_some() && components[0].inventory.alarms.is_empty());
+    let counts = store.component_counts().await.unwrap();
+    assert_eq!(counts.iter().map(|count| count.drifted).sum::<u64>(), 1, "what was drifted is counted");
+    store.commit(vec![put("b")]).await.unwrap();
+    assert_eq!(count(&store).await, 2);
+}

@@ -1,8 +1,10 @@
 //! The one task that writes: it takes all batches that wait, applies each in a savepoint, and makes them
 //! durable with one commit.
 
+use std::sync::Arc;
+
 use sqlx::{Sqlite, SqliteConnection, SqlitePool, pool::PoolConnection};
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{Mutex, broadcast, mpsc, oneshot};
 
 use super::batch;
 use crate::store::{Change, Committed, Notice, Result, StoreError};
@@ -14,6 +16,11 @@ const MAX_GROUP: usize = 256;
 pub(super) enum Job {
     /// Write this.
     Batch { changes: Vec<Change>, answer: oneshot::Sender<Result<Committed>> },
+    /// Write something that says nothing, to see whether writing goes.
+    Probe { answer: oneshot::Sender<Result<()>> },
+    /// Panic, as a mistake in the writer would.
+    #[cfg(test)]
+    Panic,
     /// End, once all before is written.
     Close { answer: oneshot::Sender<()> },
 }
@@ -25,36 +32,86 @@ struct Applied {
     notices: Vec<Notice>,
 }
 
-/// Writes until the store is dropped or closed.
-pub(super) async fn run(
+/// How much a probe writes after a write has failed: a disk with room for a few bytes is still full.
+const LARGE_PROBE: usize = 256 * 1024;
+
+/// Writes until the store is dropped or closed. A panic ends the batches in hand and no more: whoever sent them is
+/// told that nothing was written.
+pub(super) async fn run(pool: SqlitePool, queue: mpsc::Receiver<Job>, notices: broadcast::Sender<Notice>) {
+    let queue = Arc::new(Mutex::new(queue));
+    loop {
+        let writer = Writer { pool: pool.clone(), notices: notices.clone(), failed: false };
+        match tokio::spawn(writer.run(Arc::clone(&queue))).await {
+            Ok(()) => return,
+            Err(error) if error.is_panic() => {
+                tracing::error!(%error, "the store's writer failed; it goes on")
+            }
+            // The runtime is ending.
+            Err(_) => return,
+        }
+    }
+}
+
+struct Writer {
     pool: SqlitePool,
-    mut queue: mpsc::Receiver<Job>,
     notices: broadcast::Sender<Notice>,
-) {
-    let mut jobs = Vec::new();
-    while queue.recv_many(&mut jobs, MAX_GROUP).await > 0 {
-        let mut batches = Vec::new();
-        let mut close = None;
-        for job in jobs.drain(..) {
-            match job {
-                Job::Batch { changes, answer } => batches.push((changes, answer)),
-                Job::Close { answer } => close = Some(answer),
+    /// Whether the last write failed.
+    failed: bool,
+}
+
+impl Writer {
+    async fn run(mut self, queue: Arc<Mutex<mpsc::Receiver<Job>>>) {
+        let mut queue = queue.lock().await;
+        let mut jobs = Vec::new();
+        while queue.recv_many(&mut jobs, MAX_GROUP).await > 0 {
+            let mut batches = Vec::new();
+            let (mut probes, mut close) = (Vec::new(), None);
+            for job in jobs.drain(..) {
+                match job {
+                    Job::Batch { changes, answer } => batches.push((changes, answer)),
+                    Job::Probe { answer } => probes.push(answer),
+                    #[cfg(test)]
+                    Job::Panic => panic!("a test asked for it"),
+                    Job::Close { answer } => close = Some(answer),
+                }
+            }
+            if !batches.is_empty() {
+                self.failed = !group(&self.pool, batches, &self.notices).await;
+            }
+            if !probes.is_empty() {
+                let outcome = self.probe().await;
+                self.failed = outcome.is_err();
+                for answer in probes {
+                    let _ = answer.send(outcome.as_ref().map(|&()| ()).map_err(again));
+                }
+            }
+            if let Some(answer) = close {
+                queue.close();
+                let _ = answer.send(());
+                return;
             }
         }
-        if !batches.is_empty() {
-            group(&pool, batches, &notices).await;
+    }
+
+    async fn probe(&self) -> Result<()> {
+        let mut sizes = vec![1];
+        if self.failed {
+            sizes.insert(0, LARGE_PROBE);
         }
-        if let Some(answer) = close {
-            queue.close();
-            let _ = answer.send(());
-            return;
+        for size in sizes {
+            let mut conn = self.pool.acquire().await?;
+            let insert = "INSERT INTO meta (key, value) VALUES ('probe', $1) \
+                          ON CONFLICT (key) DO UPDATE SET value = excluded.value";
+            sqlx::query(insert).bind("-".repeat(size)).execute(&mut *conn).await?;
         }
+        Ok(())
     }
 }
 
 type Waiting = (Vec<Change>, oneshot::Sender<Result<Committed>>);
 
-async fn group(pool: &SqlitePool, batches: Vec<Waiting>, notices: &broadcast::Sender<Notice>) {
+/// Writes a group, and says whether that went.
+async fn group(pool: &SqlitePool, batches: Vec<Waiting>, notices: &broadcast::Sender<Notice>) -> bool {
     let mut applied = Vec::with_capacity(batches.len());
     match write(pool, batches, &mut applied).await {
         Ok(()) => {
@@ -68,6 +125,7 @@ async fn group(pool: &SqlitePool, batches: Vec<Waiting>, notices: &broadcast::Se
             for one in applied {
                 let _ = one.answer.send(one.result);
             }
+            true
         }
         // Nothing of the group was written, so a conflict found in it may have been with a batch that is not
         // there: everybody is told the same.
@@ -76,6 +134,7 @@ async fn group(pool: &SqlitePool, batches: Vec<Waiting>, notices: &broadcast::Se
             for one in applied {
                 let _ = one.answer.send(Err(again(&error)));
             }
+            false
         }
     }
 }
@@ -108,7 +167,11 @@ async fn attempt(
     applied: &mut Vec<Applied>,
 ) -> Result<()> {
     let mut conn = pool.acquire().await?;
-    execute(&mut conn, "BEGIN IMMEDIATE").await?;
+    if let Err(error) = execute(&mut conn, "BEGIN IMMEDIATE").await {
+        // Also where a writer that panicked has left a transaction open.
+        roll_back(conn).await;
+        return Err(error);
+    }
     let outcome = apply_all(&mut conn, batches, applied).await;
     let outcome = match outcome {
         Ok(()) => execute(&mut conn, "COMMIT").await,

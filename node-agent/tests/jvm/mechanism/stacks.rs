@@ -6,7 +6,7 @@ use rustix::process::Signal;
 use upfleet_agent::{
     exec::stack,
     processes::{Identity, descendants},
-    shim::spec::{RECORD, Record},
+    shim::spec::{self, RECORD, Record},
     supervise::{ProcessStateInfo, Supervisor, shim_dir},
 };
 use upfleet_domain::{jvm::Mechanism, reason::ReasonCode};
@@ -89,8 +89,7 @@ struct Shim(std::path::PathBuf);
 
 impl Drop for Shim {
     fn drop(&mut self) {
-        let Ok(bytes) = fs::read(self.0.join(RECORD)) else { return };
-        let Ok(Record { shim: Some(shim), .. }) = serde_json::from_slice(&bytes) else { return };
+        let Ok(Record { shim: Some(shim), .. }) = spec::read(&self.0.join(RECORD)) else { return };
         let left: Vec<Identity> = descendants(shim.pid);
         for process in std::iter::once(shim).chain(left) {
             let _ = process.signal(Signal::KILL);

@@ -169,7 +169,7 @@ pub fn begin(dir: &Path, config: &ComponentConfig, address: Option<&str>, releas
         exclusives: Exclusives::default(),
         shutdown: shutdown.clone(),
     };
-    let (handle, task) = component::start(&state, config, world, shared).unwrap();
+    let (handle, task) = component::start(&state, config, world, shared);
     Running { handle, task, outgoing, shutdown, supervisor }
 }
 

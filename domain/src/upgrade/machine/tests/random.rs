@@ -245,3 +245,97 @@ proptest! {
         prop_assert!(node.outcome("u2").is_some());
     }
 }
+
+/// How many events the long run of repeated orders takes.
+const STEPS: u32 = 100_000;
+
+/// What happened in the long run.
+#[derive(Debug, Default)]
+struct Tally {
+    steps: u32,
+    new: u32,
+    repeated: u32,
+    stale: u32,
+}
+
+/// 100,000 events in which every order that was ever sent comes again, in any order, between crashes and answers: what
+/// is older is refused, what is known changes nothing, and each upgrade ends once.
+#[test]
+fn repeated_reordered_and_stale_orders_are_carried_out_once() {
+    let mut tally = Tally::default();
+    let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut roll = move |sides: u64| {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        seed % sides
+    };
+    while tally.steps < STEPS {
+        let mut node = Node::settled();
+        let mut sent: Vec<Offer> = Vec::new();
+        for number in 10..70 {
+            tally.steps += 1;
+            repeat_or_go_on(&mut node, &mut sent, number, &mut roll, &mut tally);
+        }
+        for _ in 0..3_000 {
+            if !node.answer_one() && !node.advance() {
+                break;
+            }
+        }
+        assert!(node.machine.record().passage.is_none());
+        for (upgrade, log) in &node.log {
+            let ends: std::collections::BTreeSet<u64> = log
+                .iter()
+                .filter(|report| report.state.outcome().is_some())
+                .map(|report| report.sequence)
+                .collect();
+            assert!(ends.len() <= 1, "{upgrade} ended {} times", ends.len());
+        }
+    }
+    println!("figure: repeated_orders {tally:?}, 0 violations");
+    assert!(tally.stale > STEPS / 10 && tally.repeated > STEPS / 100, "{tally:?}");
+}
+
+fn repeat_or_go_on(
+    node: &mut Node,
+    sent: &mut Vec<Offer>,
+    number: u64,
+    roll: &mut impl FnMut(u64) -> u64,
+    tally: &mut Tally,
+) {
+    let before = node.machine.record().generation;
+    match roll(12) {
+        0 | 1 => {
+            let order = install(number, &format!("u{number}"), u8::try_from(1 + roll(5)).unwrap());
+            sent.push(order.clone());
+            tally.new += 1;
+            node.send(Event::Order(Box::new(order)));
+        }
+        2..=6 if !sent.is_empty() => {
+            // The last one more often: that is what a controller does after each connection.
+            let last = sent.len() - 1;
+            let at = if roll(3) == 0 { last } else { usize::try_from(roll(sent.len() as u64)).unwrap() };
+            let order = sent[at].clone();
+            let generation = order.desired.generation;
+            let upgrade = node.machine.record().passage.as_ref().map(|passage| passage.order.upgrade.clone());
+            node.send(Event::Order(Box::new(order)));
+            let answer = node.answers.last().unwrap().clone();
+            let now = node.machine.record();
+            if generation < before {
+                tally.stale += 1;
+                assert_eq!(answer.unwrap_err().code, ReasonCode::StaleGeneration);
+            } else if generation == before {
+                tally.repeated += 1;
+                assert_eq!(now.passage.as_ref().map(|passage| passage.order.upgrade.clone()), upgrade);
+            }
+        }
+        7 => node.crash(),
+        8 => {
+            node.advance();
+        }
+        _ => {
+            node.answer_one();
+        }
+    }
+    assert!(node.machine.record().generation >= before, "a generation never goes down");
+}
