@@ -51,7 +51,7 @@ impl Way {
             Self::CrashLoop => "saying `lost my queue`",
             Self::UnhealthyLater => "probe failed",
             Self::PortClosed => "127.0.0.1",
-            Self::EatsMemory => "the process ended with",
+            Self::EatsMemory => "saying `MemoryError`",
             Self::WrongArchitecture => "the file is a program for arm64",
             Self::MissingLibrary => "error while loading shared libraries: libq.so.6",
         }
@@ -73,7 +73,7 @@ impl Way {
             Self::Exits => "echo 'cannot bind: address in use' >&2; exit 7",
             Self::CrashLoop => "sleep 0.4; echo 'lost my queue' >&2; exit 3",
             Self::UnhealthyLater => "( sleep 0.6; : >\"$DIR/late\" ) & serve",
-            Self::EatsMemory => "a=xxxxxxxxxxxxxxxx; while :; do a=$a$a; done",
+            Self::EatsMemory => "exec python3 -c 'a=[]\nwhile True: a.append(bytearray(1<<24))'",
             Self::WrongArchitecture | Self::MissingLibrary => return self.program(run),
             // What it prints is there to be seen.
             Self::Hangs | Self::PortClosed => "echo 'loading the index'; serve_nothing",

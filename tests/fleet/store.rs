@@ -71,6 +71,14 @@ impl Drop for Small {
     }
 }
 
+/// Writes until there is no room.
+fn fill(path: &Path) {
+    let mut file = fs::File::create(path).unwrap();
+    for size in [1 << 20, 1 << 12, 1] {
+        while std::io::Write::write_all(&mut file, &vec![1; size]).is_ok() {}
+    }
+}
+
 /// Waits until the controller says that it is ready, or that it is not.
 fn until_ready(fleet: &TestFleet, wanted: bool) -> String {
     eventually(&format!("ready to be {wanted}"), || {
@@ -126,11 +134,11 @@ async fn matrix_of_a_locked_store() {
         let rollout = fleet.api.start(fleet.spec(&version)).await;
         fleet.api.reach_upgrade(&rollout, "n1", UpgradeState::Probing).await;
         let locked = Locked::new(&fleet.data().join("upfleet.db"));
+        // The node ends its upgrade meanwhile; that is recorded once the lock is gone.
+        fs::write(fleet.node("n1").app("healthy"), "").unwrap();
         let said = until_ready(&fleet, false);
         assert!(said.contains("store"), "{said}");
         refuses(&fleet).await;
-        // The node ends its upgrade meanwhile; that is recorded once the lock is gone.
-        fs::write(fleet.node("n1").app("healthy"), "").unwrap();
         drop(locked);
         until_ready(&fleet, true);
         fleet.api.reach(&rollout, State::Succeeded).await;
@@ -151,7 +159,7 @@ async fn matrix_of_a_full_store() {
     // The data directory moves to a small disk.
     let (data, aside) = (fleet.data(), fleet.dir().join("aside"));
     fs::rename(&data, &aside).unwrap();
-    let Some(small) = Small::mount(&data, "24m") else {
+    let Some(small) = Small::mount(&data, "160m") else {
         return skip(NAME, "mounting a small file system needs root");
     };
     let copied = Command::new("cp").args(["-a", "-T"]).arg(&aside).arg(&data).status().unwrap();
@@ -162,7 +170,7 @@ async fn matrix_of_a_full_store() {
     for round in 0..rounds {
         let filler = data.join("filler");
         // Everything but a page or none; the log of the database can't grow any more.
-        let _ = fs::write(&filler, vec![1; 64 << 20]);
+        fill(&filler);
         let mut number = 0;
         let said = eventually("the controller to say that it is full", || {
             number += 1;

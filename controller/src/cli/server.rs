@@ -21,6 +21,7 @@ use crate::{
     exit::Exit,
     init::{self, DataDir, Init, InitError, Initialised},
     serve::{self, LogFormat, Options, ServeError},
+    store::StoreError,
 };
 
 /// The first admin's name.
@@ -145,7 +146,12 @@ pub(super) async fn serve(args: ServeArgs) -> Result<Exit> {
         Err(error @ (ServeError::Config(_) | ServeError::Listen { .. })) => {
             Err(of_error(Exit::Usage, &error))
         }
-        Err(error) => Err(of_error(Exit::Internal, &error)),
+        Err(
+            error @ (ServeError::PartEnded
+            | ServeError::Store(StoreError::Internal { .. } | StoreError::Damaged { .. })),
+        ) => Err(of_error(Exit::Internal, &error)),
+        // Files, addresses, disks: the operator's to mend.
+        Err(error) => Err(of_error(Exit::Precondition, &error)),
     }
 }
 
