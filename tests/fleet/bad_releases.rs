@@ -116,8 +116,7 @@ fn free_port() -> u16 {
 
 /// Eight nodes, one for each way, that run a good version with an open port.
 async fn fleet() -> (TestFleet, Vec<u16>) {
-    let mut fleet =
-        Fleet { nodes: 0, base: None, releases: Vec::new(), ..Fleet::default() }.start().await;
+    let mut fleet = Fleet { nodes: 0, base: None, releases: Vec::new(), ..Fleet::default() }.start().await;
     let ports: Vec<u16> = WAYS.iter().map(|_| free_port()).collect();
     for (way, port) in WAYS.iter().zip(&ports) {
         let good = script("1.0.0", "exit 0", "serve", *port);
