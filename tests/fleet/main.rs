@@ -23,3 +23,4 @@ mod requests;
 mod rollouts;
 mod store;
 mod support;
+mod systemd;

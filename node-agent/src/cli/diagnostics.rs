@@ -57,7 +57,7 @@ impl Diagnostics {
                 match status::gather(&config) {
                     Ok(status) => {
                         put("status.json", &serde_json::to_string_pretty(&status)?)?;
-                        put("status.txt", &render::status(&status, now()))?;
+                        put("status.txt", &render::status(&status, &status::units(&config), now()))?;
                     }
                     Err(failure) => put("status.txt", &format!("{:#}", failure.error))?,
                 }

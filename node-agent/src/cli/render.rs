@@ -1,13 +1,16 @@
 //! Shows a status to people. Pure: text in, text out, so that tests can look at it.
 
-use std::{fmt::Write as _, time::Duration};
+use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
 
-use upfleet_domain::{jvm::Standing, state::ComponentState, time::Time};
+use upfleet_domain::{id::ComponentId, jvm::Standing, state::ComponentState, time::Time};
 
 use crate::local::{ComponentStatus, Status};
 
+/// The units of the components that systemd runs.
+pub(super) type Units = BTreeMap<ComponentId, String>;
+
 /// The status as a short text with one line for each component.
-pub(super) fn status(status: &Status, now: Time) -> String {
+pub(super) fn status(status: &Status, units: &Units, now: Time) -> String {
     let mut text = String::new();
     let node = status.node.as_deref().unwrap_or("not enrolled");
     let agent = match status.pid {
@@ -34,13 +37,13 @@ pub(super) fn status(status: &Status, now: Time) -> String {
         return text;
     }
     text.push('\n');
-    table(&mut text, status, now);
+    table(&mut text, status, units, now);
     text
 }
 
 const HEADINGS: [&str; 6] = ["COMPONENT", "RUNS", "DIGEST", "HEALTH", "CHANGED", "STATE"];
 
-fn table(text: &mut String, status: &Status, now: Time) {
+fn table(text: &mut String, status: &Status, units: &Units, now: Time) {
     let components = &status.components;
     let running = status.pid.is_some();
     let rows = components.iter().map(|component| row(component, running, now).to_vec()).collect();
@@ -55,7 +58,8 @@ fn table(text: &mut String, status: &Status, now: Time) {
     say(lines.next().unwrap_or_default());
     for (line, component) in lines.zip(components) {
         say(line);
-        for note in notes(component) {
+        let unit = units.get(&component.inventory.component);
+        for note in unit.map(|unit| format!("unit {unit}")).into_iter().chain(notes(component)) {
             say(&format!("{:indent$}{note}", ""));
         }
     }
@@ -207,6 +211,7 @@ mod tests {
                 link: Some(link),
                 components: vec![held],
             },
+            &Units::from([("web".parse().unwrap(), "web.service".to_owned())]),
             Time(3_661_000),
         );
         let expected = "\
@@ -216,6 +221,7 @@ Controller  controller:7443, not connected: no route
 
 COMPONENT  RUNS                                 DIGEST        HEALTH           CHANGED             STATE
 web        unmanaged@2d711642b726 (was absent)  2d711642b726  healthy, pid 42  1h 1m ago, locally  SUCCEEDED (2 reports wait for the controller)
+           unit web.service
            ! held by users/anna: CHG-1
 ";
         assert_eq!(shown, expected);
@@ -225,7 +231,7 @@ web        unmanaged@2d711642b726 (was absent)  2d711642b726  healthy, pid 42  1
     fn a_node_without_anything_is_told_what_to_do() {
         let bare =
             Status { node: None, agent_version: "0.1.0".into(), pid: None, link: None, components: vec![] };
-        let shown = status(&bare, Time(0));
+        let shown = status(&bare, &Units::new(), Time(0));
         assert!(shown.contains("not enrolled") && shown.contains("not running"), "{shown}");
         assert!(shown.contains("upfleet-agent run"), "{shown}");
     }

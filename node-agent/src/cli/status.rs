@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::{Done, Exit, Failure, Global, Output, offline, render};
 use crate::{
-    config::Config,
+    config::{ComponentConfig, Config},
     local::{self, Answer, LocalError, Request, Status},
     transport::now,
 };
@@ -22,10 +22,16 @@ impl Show {
         let status = gather(&config)?;
         match self.output {
             Output::Json => println!("{}", serde_json::to_string_pretty(&status)?),
-            Output::Table => print!("{}", render::status(&status, now())),
+            Output::Table => print!("{}", render::status(&status, &units(&config), now())),
         }
         Ok(Exit::Done)
     }
+}
+
+/// The units of the components that systemd runs.
+pub(super) fn units(config: &Config) -> render::Units {
+    let unit = |component: &ComponentConfig| Some((component.name.clone(), component.run.unit.clone()?));
+    config.components.iter().filter_map(unit).collect()
 }
 
 /// How it stands: asked of the agent, else read from its journals.

@@ -122,28 +122,16 @@ impl Node {
         Self::from_parts(config, supervisor, patching, fetcher)
     }
 
-    /// With another supervisor than the usual one.
+    /// Like [`Node::new`], with helpers started from `program`, and with another supervisor than the usual one.
     #[must_use]
     pub fn with_supervisor(
         state_dir: &Path,
         config: &ComponentConfig,
         fetcher: Fetcher,
+        program: &Path,
         supervisor: Supervisor,
     ) -> Self {
-        let patching = Patcher::new(state_dir, config).map(Patching::new);
-        Self::from_parts(config, supervisor, patching, fetcher)
-    }
-
-    /// Like [`Node::new`], with shims and helpers started from `program`.
-    #[must_use]
-    pub fn with_program(
-        state_dir: &Path,
-        config: &ComponentConfig,
-        fetcher: Fetcher,
-        program: &Path,
-    ) -> Self {
         let patcher = Patcher::new(state_dir, config).map(|patcher| patcher.with_helper(program));
-        let supervisor = Supervisor::with_program(state_dir, config, program);
         Self::from_parts(config, supervisor, patcher.map(Patching::new), fetcher)
     }
 

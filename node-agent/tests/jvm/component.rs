@@ -29,6 +29,8 @@ use upfleet_domain::{
     upgrade::Outcome,
 };
 
+mod units;
+
 use crate::{
     patches,
     support::{AGENT, Jdk, Jvm, compile, each_jdk, jar, newest_jdk},
@@ -118,6 +120,8 @@ struct Bench {
     handle: Handle,
     task: Option<JoinHandle<()>>,
     shutdown: CancellationToken,
+    /// Where systemd is asked, for a component that a unit runs.
+    bus: Option<String>,
 }
 
 impl Bench {
@@ -133,12 +137,17 @@ impl Bench {
 
     /// With these further lines of configuration.
     fn with(text: &str) -> Self {
+        Self::on_bus(text, None)
+    }
+
+    /// The same with systemd on that bus.
+    fn on_bus(text: &str, bus: Option<String>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("app.jar");
         let text = format!("name = \"app\"\npath = {path:?}\nallow_local_apply = true\n{text}");
         let config: ComponentConfig = toml::from_str(&text).unwrap();
-        let (handle, task, shutdown) = launch(dir.path(), &config);
-        Self { dir, config, handle, task: Some(task), shutdown }
+        let (handle, task, shutdown) = launch(dir.path(), &config, bus.as_deref());
+        Self { dir, config, handle, task: Some(task), shutdown, bus }
     }
 
     fn state_dir(&self) -> PathBuf {
@@ -234,33 +243,38 @@ impl Bench {
         if let Some(task) = self.task.take() {
             task.await.unwrap();
         }
-        supervisor(self.dir.path(), &self.config).shutdown().await.unwrap();
+        supervisor(self.dir.path(), &self.config, self.bus.as_deref()).shutdown().await.unwrap();
     }
 }
 
 impl Drop for Bench {
     fn drop(&mut self) {
-        if self.task.is_none() {
+        if self.task.is_none() || self.bus.is_some() {
             return;
         }
         // A test failed: the runtime may be in use, so that the shim is ended from a thread of its own.
         let (dir, config) = (self.dir.path().to_owned(), self.config.clone());
         let ended = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            let _ = runtime.block_on(supervisor(&dir, &config).shutdown());
+            let _ = runtime.block_on(supervisor(&dir, &config, None).shutdown());
         });
         let _ = ended.join();
     }
 }
 
-fn supervisor(dir: &Path, config: &ComponentConfig) -> Supervisor {
-    Supervisor::with_program(&dir.join("state"), config, Path::new(AGENT))
+fn supervisor(dir: &Path, config: &ComponentConfig, bus: Option<&str>) -> Supervisor {
+    Supervisor::build(&dir.join("state"), config, Path::new(AGENT), dir, bus)
 }
 
-fn launch(dir: &Path, config: &ComponentConfig) -> (Handle, JoinHandle<()>, CancellationToken) {
+fn launch(
+    dir: &Path,
+    config: &ComponentConfig,
+    bus: Option<&str>,
+) -> (Handle, JoinHandle<()>, CancellationToken) {
     let state_dir = dir.join("state");
     let fetcher = Fetcher::new(&FetchConfig::default(), None);
-    let world = Node::with_program(&state_dir, config, fetcher, Path::new(AGENT));
+    let supervisor = supervisor(dir, config, bus);
+    let world = Node::with_supervisor(&state_dir, config, fetcher, Path::new(AGENT), supervisor);
     let (sender, mut outgoing) = mpsc::channel(1024);
     tokio::spawn(async move { while outgoing.recv().await.is_some() {} });
     let shutdown = CancellationToken::new();

@@ -86,6 +86,15 @@ start_deadline = "8s"
         fs::write(self.dir.join("etc/agent.toml"), text).unwrap();
     }
 
+    /// Has the component run another way: these lines are its `[component.run]`.
+    pub fn run_by(&self, lines: &str) {
+        let path = self.dir.join("etc/agent.toml");
+        let text = fs::read_to_string(&path).unwrap();
+        let (before, rest) = text.split_once("[component.run]\n").unwrap();
+        let (_, after) = rest.split_once("[[component.probe]]").unwrap();
+        fs::write(path, format!("{before}[component.run]\n{lines}\n[[component.probe]]{after}")).unwrap();
+    }
+
     /// The component's file.
     pub fn component(&self) -> PathBuf {
         self.dir.join("app").join(COMPONENT)

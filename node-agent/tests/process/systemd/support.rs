@@ -159,7 +159,7 @@ pub fn begin(dir: &Path, config: &ComponentConfig, address: Option<&str>, releas
     let state = dir.join("state");
     let supervisor = Supervisor::build(&state, config, Path::new(AGENT), dir, address);
     let fetcher = Fetcher::new(&FetchConfig::default(), None);
-    let node = Node::with_supervisor(&state, config, fetcher, supervisor.clone());
+    let node = Node::with_supervisor(&state, config, fetcher, Path::new(AGENT), supervisor.clone());
     let world = Local { node, releases: releases.to_vec() };
     let (sender, outgoing) = mpsc::channel(1024);
     let shutdown = CancellationToken::new();
