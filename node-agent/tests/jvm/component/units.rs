@@ -68,38 +68,44 @@ fn systemd(test: &str) -> Option<FakeSystemd> {
 #[test]
 fn a_unit_is_patched_by_restart_and_live_and_back() {
     let test = "a_unit_is_patched_by_restart_and_live_and_back";
-    let Some(jdk) = newest_jdk(test) else { return };
-    let Some(fake) = systemd(test) else { return };
-    run(async {
-        let bench = bench(&fake, jdk, "");
-        let drop_in = fake.units_dir().join(format!("{UNIT}.d/50-upfleet.conf"));
-        let (plain, first, second) = (built("888888"), built("PATCH1"), built("PATCH2"));
-        let (base, one, two) =
-            (base(1, &plain), patch(1, &plain, &plain, &first), patch(2, &plain, &first, &second));
-        assert_eq!(bench.apply(&base, &[], false, true).await, Outcome::Succeeded);
-        says(&fake, "888888").await;
-        assert!(!drop_in.exists());
-        assert_eq!(bench.apply(&base, &[&one], false, false).await, Outcome::Succeeded);
-        says(&fake, "PATCH1").await;
-        assert_eq!(standing(&bench.inventory().await), [(1, Standing::Proved)]);
-        let text = fs::read_to_string(&drop_in).unwrap();
-        assert!(text.contains(&format!("JDK_JAVA_OPTIONS={OWN} ")), "what the operator has stays: {text}");
-        let pid = bench.pid().await;
-        assert_eq!(bench.apply(&base, &[&two, &one], true, false).await, Outcome::Succeeded);
-        says(&fake, "PATCH2").await;
-        assert_eq!(bench.pid().await, pid, "without a restart");
-        bench.crash().await;
-        says(&fake, "PATCH2").await;
-        assert_eq!(bench.inventory().await.drift, None);
-        let pid = bench.pid().await;
-        assert_eq!(bench.apply(&base, &[&one], true, false).await, Outcome::Succeeded);
-        says(&fake, "PATCH1").await;
-        assert_eq!(bench.pid().await, pid);
-        assert_eq!(bench.apply(&base, &[], false, false).await, Outcome::Succeeded);
-        says(&fake, "888888").await;
-        assert!(!drop_in.exists(), "it goes with the patches");
-        bench.close().await;
+    each_jdk(test, |jdk| {
+        if let Some(fake) = systemd(test) {
+            run(forth_and_back(&fake, jdk));
+        }
     });
+}
+
+async fn forth_and_back(fake: &FakeSystemd, jdk: &Jdk) {
+    // Java 8 knows only the variable that the VM itself reads.
+    let variable = if jdk.feature < 9 { "JAVA_TOOL_OPTIONS" } else { "JDK_JAVA_OPTIONS" };
+    let bench = bench(fake, jdk, &format!("options_variable = \"{variable}\"\n"));
+    let drop_in = fake.units_dir().join(format!("{UNIT}.d/50-upfleet.conf"));
+    let (plain, first, second) = (built("888888"), built("PATCH1"), built("PATCH2"));
+    let (base, one, two) =
+        (base(1, &plain), patch(1, &plain, &plain, &first), patch(2, &plain, &first, &second));
+    assert_eq!(bench.apply(&base, &[], false, true).await, Outcome::Succeeded);
+    says(fake, "888888").await;
+    assert!(!drop_in.exists());
+    assert_eq!(bench.apply(&base, &[&one], false, false).await, Outcome::Succeeded);
+    says(fake, "PATCH1").await;
+    assert_eq!(standing(&bench.inventory().await), [(1, Standing::Proved)]);
+    let text = fs::read_to_string(&drop_in).unwrap();
+    assert!(text.contains(&format!("{variable}={OWN} ")), "what the operator has stays: {text}");
+    let pid = bench.pid().await;
+    assert_eq!(bench.apply(&base, &[&two, &one], true, false).await, Outcome::Succeeded);
+    says(fake, "PATCH2").await;
+    assert_eq!(bench.pid().await, pid, "without a restart");
+    bench.crash().await;
+    says(fake, "PATCH2").await;
+    assert_eq!(bench.inventory().await.drift, None);
+    let pid = bench.pid().await;
+    assert_eq!(bench.apply(&base, &[&one], true, false).await, Outcome::Succeeded);
+    says(fake, "PATCH1").await;
+    assert_eq!(bench.pid().await, pid);
+    assert_eq!(bench.apply(&base, &[], false, false).await, Outcome::Succeeded);
+    says(fake, "888888").await;
+    assert!(!drop_in.exists(), "it goes with the patches");
+    bench.close().await;
 }
 
 /// A jar of the stack was damaged: systemd does not start the JVM with it, whoever asks, and the same stack once more
