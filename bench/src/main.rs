@@ -47,6 +47,8 @@ enum Row {
     /// One download by the agent's own code; p1 and p2 start it.
     #[command(hide = true)]
     Fetch(upfleet_bench::bytes::fetch::Args),
+    /// Simulates a fleet against any controller, for planning capacity.
+    Simulate(rows::simulate::Args),
 }
 
 fn main() -> ExitCode {
@@ -86,5 +88,6 @@ fn run(cli: &Cli) -> anyhow::Result<Report> {
         Row::P12(args) => rows::p12::run(&bench, args),
         Row::Herd(args) => rows::herd::run(&bench, args),
         Row::Fetch(_) => unreachable!("it has no report"),
+        Row::Simulate(args) => rows::simulate::run(args),
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Each builds the runtimes it needs itself, as the shape of a runtime is part of what some of them measure.
 
+pub mod bed;
 pub mod herd;
 pub mod p1;
 pub mod p10;
@@ -12,6 +13,7 @@ pub mod p3;
 pub mod p5;
 pub mod p6;
 pub mod p8;
+pub mod simulate;
 
 use std::path::{Path, PathBuf};
 

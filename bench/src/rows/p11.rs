@@ -1,16 +1,129 @@
-//! From the first bad report to no more nodes started.
+//! How long after the first bad node's report the controller still starts nodes.
 
-use super::Bench;
-use crate::report::Report;
+use std::time::Duration;
+
+use upfleet_api::{
+    convert,
+    v1::{self, rollout::State},
+};
+
+use super::{
+    Bench,
+    bed::{Bed, COMPONENT},
+};
+use crate::{
+    api::{all_at_once, count},
+    report::{Goal, Measure, Report, percentile},
+    sim::{Fleet, Pace},
+};
 
 /// How to measure it.
 #[derive(clap::Args, Clone, Debug)]
-pub struct Args {}
+pub struct Args {
+    /// How many agents.
+    #[arg(long, default_value_t = 10_000)]
+    pub agents: usize,
+    /// How often.
+    #[arg(long, default_value_t = 10)]
+    pub runs: usize,
+    /// How many nodes may be under way at once.
+    #[arg(long, default_value_t = 200)]
+    pub unavailable: u32,
+}
 
 /// Measures it.
 ///
 /// # Errors
 /// Where a program is missing or fails.
-pub fn run(_bench: &Bench, _args: &Args) -> anyhow::Result<Report> {
-    anyhow::bail!("this row is not measured yet")
+pub fn run(bench: &Bench, args: &Args) -> anyhow::Result<Report> {
+    let mut report = Report::new("p11");
+    let bed = Bed::new(bench, args.agents)?;
+    let quick = Duration::from_millis(300);
+    let good = Pace { preflight: quick, fetch: quick, activate: quick, probe: quick, failures: 0.0 };
+    let fleet = bed.connect(args.agents, good.clone())?;
+    bed.settle()?;
+    let api = bed.api()?;
+    let (mut millis, mut halted) = (Vec::new(), Vec::new());
+    for run in 0..args.runs.max(1) {
+        let mut spec = all_at_once(COMPONENT, if run % 2 == 0 { "2.0.0" } else { "3.0.0" });
+        if let Some(policy) = &mut spec.policy {
+            policy.max_unavailable = Some(count(args.unavailable));
+        }
+        if let Some(v1::rollout_spec::Change::Install(install)) = &mut spec.change {
+            (install.allow_failed_digest, install.allow_downgrade) = (true, true);
+        }
+        let found = bed.runtime.block_on(async {
+            let name = api.create_rollout(spec).await?;
+            let request = v1::WatchRolloutRequest { name: name.clone(), from_revision: 0, progress: false };
+            let mut watch = api.rollouts().watch_rollout(request).await?.into_inner();
+            fleet.set_pace(good.clone());
+            api.start_rollout(&name).await?;
+            let found = watch_until_halted(&mut watch, &fleet, &good, args.unavailable).await?;
+            fleet.set_pace(good.clone());
+            let request = v1::CancelRolloutRequest { name, ..Default::default() };
+            api.rollouts().cancel_rollout(request).await?;
+            anyhow::Ok(found)
+        })?;
+        millis.push(found.0);
+        halted.push(found.1);
+        report.note(format!(
+            "run {}: {} nodes started after the report; halted after {:.0} ms",
+            run + 1,
+            found.2,
+            found.1
+        ));
+        bed.settle()?;
+    }
+    let p99 = |values: &[f64]| percentile(values, 0.99).into_iter();
+    report.add(
+        Measure::new("first bad report to the last node started, p99", "ms")
+            .ours(p99(&millis))
+            .goal(Goal::AtMost(100.0)),
+    );
+    report.add(Measure::new("first bad report to HALTED, p50", "ms").ours(percentile(&halted, 0.5)));
+    report.add(
+        Measure::new("first bad report to HALTED, p99", "ms").ours(p99(&halted)).goal(Goal::AtMost(100.0)),
+    );
+    Ok(report.end())
+}
+
+/// Milliseconds from the first end that counts as a failure to the last node told to go, and to HALTED; and how many
+/// were told after it. By the times that the controller stored, in the order of its revisions.
+async fn watch_until_halted(
+    watch: &mut tonic::Streaming<v1::WatchRolloutResponse>,
+    fleet: &Fleet,
+    good: &Pace,
+    unavailable: u32,
+) -> anyhow::Result<(f64, f64, u32)> {
+    let (mut started, mut after) = (0_u32, 0_u32);
+    let (mut bad, mut last) = (None::<i64>, None::<i64>);
+    while let Some(change) = watch.message().await? {
+        let at = change.event_time.as_ref().map_or(0, |time| convert::time(time).0);
+        let before = change.previous_state();
+        match change.change {
+            Some(v1::watch_rollout_response::Change::Upgrade(upgrade)) => {
+                let pending = v1::UpgradeState::Pending;
+                let first = upgrade.state() == pending && before == pending && upgrade.attempt > 0;
+                started += u32::from(first);
+                if first && bad.is_some() {
+                    (last, after) = (Some(at), after + 1);
+                }
+                // From here on some upgrades fail: the first of them to end is the first bad node.
+                if first && started == unavailable * 2 {
+                    fleet.set_pace(Pace { failures: 0.02, ..good.clone() });
+                }
+                if bad.is_none() && upgrade.state() == v1::UpgradeState::RolledBack {
+                    bad = Some(at);
+                }
+            }
+            Some(v1::watch_rollout_response::Change::Rollout(rollout))
+                if rollout.state() == State::Halted =>
+            {
+                let since = |at: i64| bad.map_or(0.0, |bad| (at - bad) as f64);
+                return Ok((last.map_or(0.0, since), since(at), after));
+            }
+            _ => {}
+        }
+    }
+    anyhow::bail!("the rollout ended without a bad node")
 }

@@ -1,0 +1,4 @@
+//! Programs of other projects that figures are held against.
+
+pub mod nats;
+pub mod postgres;
