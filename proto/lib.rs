@@ -2,6 +2,7 @@
 //!
 //! This is the only crate that knows both languages. It decides nothing and does no I/O.
 
+pub mod codec;
 pub mod convert;
 pub mod reason;
 

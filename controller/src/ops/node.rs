@@ -124,7 +124,7 @@ impl Operations {
         self.send_all(selector, sender).await?;
         loop {
             match notices.recv().await {
-                Ok(Notice::Node { id } | Notice::Desired { node: id }) => {
+                Ok(Notice::Node { id } | Notice::Desired { node: id } | Notice::Answered { node: id }) => {
                     let found = self.store.node(&id).await.map_err(internal)?;
                     let Some(node) = found.filter(|node| selector.matches(&node.id, &node.labels)) else {
                         continue;

@@ -14,7 +14,7 @@ use upfleet_domain::{
     reason::Reason,
 };
 
-use super::{Clones, logs::Query};
+use super::{Clones, logs::Query, manifests::Manifests};
 use crate::{
     ca::Ca,
     clock::Clock,
@@ -42,7 +42,7 @@ pub(super) struct Handle {
     /// Woken when the node's orders may have changed.
     pub(super) wake: Arc<Notify>,
     /// Takes questions for a component's output.
-    pub(super) queries: mpsc::Sender<Query>,
+    pub(super) queries: mpsc::Sender<Box<Query>>,
     pub(super) end: End,
 }
 
@@ -78,6 +78,7 @@ struct Shared {
     clock: Clock,
     tables: Mutex<Tables>,
     progress: broadcast::Sender<Progress>,
+    manifests: Manifests,
     /// Opening and closing of one node's sessions are written in the order they happen.
     turns: Vec<tokio::sync::Mutex<()>>,
     stop: CancellationToken,
@@ -106,8 +107,8 @@ impl Sessions {
     pub fn new(store: Arc<dyn Store>, ca: Arc<Ca>, clock: Clock, stop: CancellationToken) -> Self {
         let (progress, _) = broadcast::channel(PROGRESS_BACKLOG);
         let turns = (0..64).map(|_| tokio::sync::Mutex::new(())).collect();
-        let tables = Mutex::default();
-        Self(Arc::new(Shared { store, ca, clock, tables, progress, turns, stop }))
+        let (tables, manifests) = (Mutex::default(), Manifests::default());
+        Self(Arc::new(Shared { store, ca, clock, tables, progress, manifests, turns, stop }))
     }
 
     /// Wakes sessions as the store changes and records who is connected, until stopped.
@@ -148,6 +149,10 @@ impl Sessions {
 
     pub(super) fn store(&self) -> &Arc<dyn Store> {
         &self.0.store
+    }
+
+    pub(super) fn manifests(&self) -> &Manifests {
+        &self.0.manifests
     }
 
     pub(super) fn ca(&self) -> &Ca {

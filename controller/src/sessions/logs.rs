@@ -34,13 +34,13 @@ pub(super) struct Query {
 
 /// The open questions of one session.
 pub(super) struct Questions {
-    asked: mpsc::Receiver<Query>,
+    asked: mpsc::Receiver<Box<Query>>,
     open: HashMap<String, mpsc::Sender<Part>>,
     next: u64,
 }
 
 impl Questions {
-    pub(super) fn new() -> (Self, mpsc::Sender<Query>) {
+    pub(super) fn new() -> (Self, mpsc::Sender<Box<Query>>) {
         let (sender, asked) = mpsc::channel(WAITING);
         (Self { asked, open: HashMap::new(), next: 0 }, sender)
     }
@@ -102,7 +102,7 @@ impl Sessions {
     ) -> Result<mpsc::Receiver<Part>, Reason> {
         let (answer, receiver) = mpsc::channel(PARTS);
         if let Some(handle) = self.handle(node) {
-            let query = Query { component, lines, follow, answer };
+            let query = Box::new(Query { component, lines, follow, answer });
             if handle.queries.try_send(query).is_ok() {
                 return Ok(receiver);
             }

@@ -7,6 +7,7 @@ mod clones;
 mod hub;
 mod inbound;
 mod logs;
+mod manifests;
 mod node;
 mod orders;
 mod session;

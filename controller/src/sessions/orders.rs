@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use upfleet_api::convert::{ManifestBytes, Order};
+use upfleet_api::convert::Order;
 use upfleet_domain::{
     id::{ComponentId, NodeId},
     order::{DesiredState, Generation, Target},
@@ -10,6 +10,7 @@ use upfleet_domain::{
     report::ComponentInventory,
 };
 
+use super::manifests::Manifests;
 use crate::{
     failure::internal,
     store::{DesiredRecord, NodeRecord, Store},
@@ -114,7 +115,7 @@ impl Orders {
     ///
     /// # Errors
     /// What the store says.
-    pub async fn due(&mut self, store: &dyn Store) -> Result<Vec<Order>, Reason> {
+    pub async fn due(&mut self, store: &dyn Store, manifests: &Manifests) -> Result<Vec<Order>, Reason> {
         let records = store.desired(&self.node).await.map_err(internal)?;
         self.check(&records);
         if self.behind.is_some() {
@@ -122,7 +123,7 @@ impl Orders {
         }
         let mut due = Vec::new();
         for record in records.iter().filter(|record| self.is_news(record)) {
-            due.push(self.order(store, record).await?);
+            due.push(self.order(store, manifests, record).await?);
         }
         Ok(due)
     }
@@ -165,7 +166,12 @@ impl Orders {
         }
     }
 
-    async fn order(&self, store: &dyn Store, record: &DesiredRecord) -> Result<Order, Reason> {
+    async fn order(
+        &self,
+        store: &dyn Store,
+        manifests: &Manifests,
+        record: &DesiredRecord,
+    ) -> Result<Order, Reason> {
         let desired = match &record.desired {
             Some(desired) => desired.clone(),
             // Only a hold was ordered: it travels with what the agent keeps anyway.
@@ -173,22 +179,17 @@ impl Orders {
         };
         let manifest = match &desired.target {
             Target::Install(release) => {
-                let found = store.release_by_manifest(&release.manifest).await.map_err(internal)?;
-                let release = found.ok_or_else(|| {
-                    Reason::new(ReasonCode::NotFound).with("what", "release").with("name", release)
-                })?;
-                Some(ManifestBytes { bytes: release.manifest, signatures: release.signatures })
+                let found = manifests.get(store, &release.manifest).await?;
+                let missing =
+                    || Reason::new(ReasonCode::NotFound).with("what", "release").with("name", release);
+                Some(found.ok_or_else(missing)?)
             }
             Target::Stack(_) | Target::Restore(_) | Target::Stay => None,
         };
         let mut layers = Vec::with_capacity(desired.layers.len());
         for layer in &desired.layers {
-            let found = store.release_by_manifest(&layer.release.manifest).await.map_err(internal)?;
             // One that was put on from a file was perhaps never published here; its node has the manifest.
-            layers.push(found.map_or_else(ManifestBytes::default, |release| ManifestBytes {
-                bytes: release.manifest,
-                signatures: release.signatures,
-            }));
+            layers.push(manifests.get(store, &layer.release.manifest).await?.unwrap_or_default());
         }
         Ok(Order { desired, manifest, layers, hold: record.hold.clone() })
     }

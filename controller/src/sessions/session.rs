@@ -3,10 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::{
-    sync::{Notify, mpsc},
+    sync::{Notify, mpsc, mpsc::error::TrySendError},
     time::timeout,
 };
-use tokio_stream::{Stream, StreamExt as _, wrappers::ReceiverStream};
+use tokio_stream::{Stream, StreamExt as _, adapters::Map, wrappers::ReceiverStream};
 use tonic::Status;
 use tracing::Instrument as _;
 use upfleet_api::{convert, reason::status, v1};
@@ -37,8 +37,10 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long an agent may take to say Hello.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// A message on its way to the agent. Boxed, as a channel sets aside room for dozens at once.
+type Waiting = Result<Box<v1::SessionResponse>, Status>;
 /// What goes back to the agent.
-pub type Outgoing = ReceiverStream<Result<v1::SessionResponse, Status>>;
+pub type Outgoing = Map<ReceiverStream<Waiting>, fn(Waiting) -> Result<v1::SessionResponse, Status>>;
 
 pub(super) fn displaced(node: &NodeId) -> Reason {
     Reason::new(ReasonCode::SessionDisplaced).with("node", node)
@@ -53,7 +55,7 @@ pub fn serve<S>(sessions: &Sessions, node: NodeId, renew: Time, incoming: S) -> 
 where
     S: Stream<Item = Result<v1::SessionRequest, Status>> + Send + Unpin + 'static,
 {
-    let (sender, receiver) = mpsc::channel(OUTBOX);
+    let (sender, receiver) = mpsc::channel::<Waiting>(OUTBOX);
     let sessions = sessions.clone();
     let span = tracing::info_span!("session", node_id = %node);
     let served = async move {
@@ -65,17 +67,26 @@ where
         }
     };
     tokio::spawn(served.instrument(span));
-    ReceiverStream::new(receiver)
+    ReceiverStream::new(receiver).map(unboxed as fn(Waiting) -> Result<v1::SessionResponse, Status>)
+}
+
+fn unboxed(message: Waiting) -> Result<v1::SessionResponse, Status> {
+    message.map(|message| *message)
 }
 
 /// The way to the agent; bounded in room and time.
 #[derive(Clone)]
-pub(super) struct Outbox(mpsc::Sender<Result<v1::SessionResponse, Status>>);
+pub(super) struct Outbox(mpsc::Sender<Waiting>);
 
 impl Outbox {
     pub(super) async fn send(&self, message: Out) -> Result<(), Reason> {
-        let response = v1::SessionResponse { message: Some(message) };
-        match timeout(SEND_TIMEOUT, self.0.send(Ok(response))).await {
+        let response = Ok(Box::new(v1::SessionResponse { message: Some(message) }));
+        // Mostly there is room, and no timer has to be set.
+        let response = match self.0.try_send(response) {
+            Ok(()) => return Ok(()),
+            Err(TrySendError::Full(response) | TrySendError::Closed(response)) => response,
+        };
+        match timeout(SEND_TIMEOUT, self.0.send(response)).await {
             Ok(Ok(())) => Ok(()),
             _ => Err(Reason::new(ReasonCode::LimitExceeded)
                 .with("what", "the time that the agent takes to read")
@@ -94,7 +105,41 @@ async fn run<S>(
 where
     S: Stream<Item = Result<v1::SessionRequest, Status>> + Send + Unpin,
 {
-    let hello = first(&mut incoming).await?;
+    // Boxed as all that a session does now and then: what is awaited in place takes its room for as long as the session
+    // is open, which is weeks, and there are thousands of them.
+    let begun = Box::pin(begin(sessions, node, renew, &mut incoming, outbox)).await?;
+    let Some(Begun { mut session, orders, number, instance }) = begun else {
+        return idle(sessions, incoming).await;
+    };
+    let served = match orders {
+        Ok(mut orders) => session.exchange(&mut incoming, &mut orders).await,
+        Err(reason) => Err(reason),
+    };
+    Box::pin(close(sessions, node, number, &instance)).await;
+    served
+}
+
+/// A session that was opened; it has to be closed.
+struct Begun<'a> {
+    session: Session<'a>,
+    /// Or why it has to end at once.
+    orders: Result<Orders, Reason>,
+    number: u64,
+    instance: String,
+}
+
+/// Hears who connects and greets; `None` where the agent is only tried out.
+async fn begin<'a, S>(
+    sessions: &'a Sessions,
+    node: &'a NodeId,
+    renew: Time,
+    incoming: &mut S,
+    outbox: Outbox,
+) -> Result<Option<Begun<'a>>, Reason>
+where
+    S: Stream<Item = Result<v1::SessionRequest, Status>> + Send + Unpin,
+{
+    let hello = first(incoming).await?;
     let record = known(sessions, node).await?;
     let inventory = inventory(&hello)?;
     let meta = sessions.store().meta().await.map_err(internal)?;
@@ -107,7 +152,7 @@ where
     };
     if hello.purpose() == v1::hello::Purpose::Trial {
         outbox.send(Out::Welcome(welcome)).await?;
-        return idle(sessions, incoming).await;
+        return Ok(None);
     }
     let (questions, asked) = Questions::new();
     let wake = Arc::new(Notify::new());
@@ -120,21 +165,27 @@ where
         end: end.clone(),
     };
     open(sessions, node, &hello, &inventory, handle).await?;
-    let mut session = Session { sessions, node, outbox, end, wake, questions };
-    let served = async {
-        session.outbox.send(Out::Welcome(welcome)).await?;
-        let mut orders = Orders::new(node, &record, meta.epoch, &inventory);
-        orders.compare(sessions.store().as_ref()).await?;
-        match orders.alarm() {
-            Some(alarm) => session.alarm(alarm).await?,
-            None if !orders.is_behind() => session.end_alarm(&record).await?,
-            None => {}
-        }
-        session.exchange(&mut incoming, &mut orders).await
+    let session = Session { sessions, node, outbox, end, wake, questions };
+    let orders = Orders::new(node, &record, meta.epoch, &inventory);
+    let orders = greet(&session, welcome, &record, orders).await;
+    Ok(Some(Begun { session, orders, number, instance: hello.instance_id }))
+}
+
+/// Welcomes the agent, and raises or ends the alarm that it may be ahead of the store.
+async fn greet(
+    session: &Session<'_>,
+    welcome: v1::Welcome,
+    record: &NodeRecord,
+    mut orders: Orders,
+) -> Result<Orders, Reason> {
+    session.outbox.send(Out::Welcome(welcome)).await?;
+    orders.compare(session.sessions.store().as_ref()).await?;
+    match orders.alarm() {
+        Some(alarm) => session.alarm(alarm).await?,
+        None if !orders.is_behind() => session.end_alarm(record).await?,
+        None => {}
     }
-    .await;
-    close(sessions, node, number, &hello.instance_id).await;
-    served
+    Ok(orders)
 }
 
 /// The agent's Hello, which must come first and soon.
@@ -291,7 +342,7 @@ impl Session<'_> {
     where
         S: Stream<Item = Result<v1::SessionRequest, Status>> + Send + Unpin,
     {
-        self.send_orders(orders).await?;
+        Box::pin(self.send_orders(orders)).await?;
         let stopped = self.sessions.stopped();
         let (end, wake) = (self.end.clone(), self.wake.clone());
         loop {
@@ -299,15 +350,15 @@ impl Session<'_> {
                 biased;
                 () = end.token.cancelled() => return end.reason().map_or(Ok(()), Err),
                 () = stopped.cancelled() => return Err(stopping()),
-                () = wake.notified() => self.send_orders(orders).await?,
+                () = wake.notified() => Box::pin(self.send_orders(orders)).await?,
                 question = self.questions.next() => {
                     if let Some(message) = question {
-                        self.outbox.send(message).await?;
+                        Box::pin(self.outbox.send(message)).await?;
                     }
                 }
                 message = incoming.next() => match message {
                     Some(Ok(v1::SessionRequest { message: Some(message) })) => {
-                        inbound::handle(self, orders, message).await?;
+                        Box::pin(inbound::handle(self, orders, message)).await?;
                     }
                     // A later version's message is passed over.
                     Some(Ok(_)) => {}
@@ -318,7 +369,7 @@ impl Session<'_> {
     }
 
     async fn send_orders(&mut self, orders: &mut Orders) -> Result<(), Reason> {
-        for order in orders.due(self.sessions.store().as_ref()).await? {
+        for order in orders.due(self.sessions.store().as_ref(), self.sessions.manifests()).await? {
             self.outbox.send(Out::DesiredState((&order).into())).await?;
             orders.sent(&order);
         }

@@ -19,8 +19,13 @@ pub enum Notice {
         /// Which.
         id: NodeId,
     },
-    /// What a node should run or hold, or what its agent said to that.
+    /// What a node should run or hold.
     Desired {
+        /// The node.
+        node: NodeId,
+    },
+    /// What a node's agent said to its orders.
+    Answered {
         /// The node.
         node: NodeId,
     },
