@@ -58,7 +58,7 @@ pub(super) struct Stored {
 
 /// Steps the machine and stores the outcome with `extra`.
 ///
-/// `loaded` is consumed by value in effect: after any answer but `Ok` it must be read again.
+/// `loaded` is consumed by value in effect: after a failure of the store it must be read again.
 pub(super) async fn step(
     store: &dyn Store,
     loaded: &mut Loaded,
@@ -66,15 +66,24 @@ pub(super) async fn step(
     extra: impl FnOnce(&Machine) -> Vec<Change>,
     now: Time,
 ) -> Result<Stored, Failed> {
-    let before = loaded.machine.rollout.state;
-    let (machine, result) = loaded.machine.clone().step_all(events, now);
-    let outcomes = result.map_err(Failed::Refused)?;
+    let before = loaded.machine.rollout.clone();
+    // Taken out rather than copied: a rollout has as many upgrades as the fleet has nodes.
+    let empty = Machine { rollout: before.clone(), upgrades: BTreeMap::new() };
+    let (machine, result) = std::mem::replace(&mut loaded.machine, empty).step_all(events, now);
+    let outcomes = match result {
+        Ok(outcomes) => outcomes,
+        Err(reason) => {
+            loaded.machine = machine;
+            return Err(Failed::Refused(reason));
+        }
+    };
     let mut batch = Batch { store, machine, changes: Vec::new(), touched: outcomes.upgrades.clone(), now };
     let wake_at = batch.effects(outcomes).await?;
     let Batch { machine, mut changes, touched, .. } = batch;
     let extra = extra(&machine);
-    let changed = !touched.is_empty() || machine.rollout != loaded.machine.rollout;
+    let changed = !touched.is_empty() || machine.rollout != before;
     if !changed && extra.is_empty() && changes.is_empty() {
+        loaded.machine = machine;
         return Ok(Stored { changed: false, wake_at });
     }
     let id = machine.rollout.id.clone();
@@ -92,7 +101,7 @@ pub(super) async fn step(
     let record = RolloutRecord { rollout: machine.rollout.clone(), ..loaded.record.clone() };
     let expected = Expected::Revision(loaded.record.version);
     changes.push(Change::PutRollout { rollout: Box::new(record), expected, time: now });
-    changes.extend(audit_of_state(before, &machine, extra.is_empty(), now));
+    changes.extend(audit_of_state(before.state, &machine, extra.is_empty(), now));
     changes.extend(extra);
     store.commit(changes).await?;
     loaded.machine = machine;

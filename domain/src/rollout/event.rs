@@ -109,6 +109,31 @@ pub enum Event {
     Tick,
 }
 
+impl Event {
+    /// Whether it is what a person asks for, which may be refused.
+    #[must_use]
+    pub fn is_command(&self) -> bool {
+        match self {
+            Self::Start(_)
+            | Self::Approve { .. }
+            | Self::Pause { .. }
+            | Self::Resume { .. }
+            | Self::Cancel(_)
+            | Self::Retry { .. }
+            | Self::Skip { .. }
+            | Self::RollBack(_) => true,
+            Self::Retired(_)
+            | Self::Report { .. }
+            | Self::Presence { .. }
+            | Self::RevertStarted(_)
+            | Self::RevertEnded(_)
+            | Self::RevertImpossible(_)
+            | Self::Restored
+            | Self::Tick => false,
+        }
+    }
+}
+
 /// What a node is told.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -1,11 +1,16 @@
 //! One batch of changes inside a transaction: dispatches each to the code of its table.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    iter::Peekable,
+    vec::IntoIter,
+};
 
 use sqlx::SqliteConnection;
 use upfleet_domain::id::{NodeId, RolloutId};
 
 use super::{
+    bulk::{self, Ack, Put, Told},
     content,
     error::{count, int},
     fleet, identity, rollout,
@@ -37,13 +42,80 @@ pub(super) async fn apply(
             return Ok((Committed { replayed: Some(response), ..Committed::default() }, vec![]));
         }
     }
-    for change in changes {
-        batch.apply(change).await?;
+    let mut changes = changes.into_iter().peekable();
+    while let Some(change) = changes.next() {
+        batch.apply_run(change, &mut changes).await?;
     }
     batch.finish().await
 }
 
+type Changes = Peekable<IntoIter<Change>>;
+
+/// All that follow of the same kind, as `take` makes of them.
+fn run<T>(changes: &mut Changes, kind: fn(&Change) -> bool, take: fn(Change) -> Option<T>) -> Vec<T> {
+    std::iter::from_fn(|| changes.next_if(kind)).filter_map(take).collect()
+}
+
 impl Batch<'_> {
+    /// Applies a change, together with those after it that are of the same kind where a fleet has many of them.
+    async fn apply_run(&mut self, change: Change, rest: &mut Changes) -> Result<()> {
+        match change {
+            Change::PutDesired { node, desired } => {
+                let more = run(
+                    rest,
+                    |c| matches!(c, Change::PutDesired { .. }),
+                    |c| match c {
+                        Change::PutDesired { node, desired } => Some((node, desired)),
+                        _ => None,
+                    },
+                );
+                let all = std::iter::once((node, desired)).chain(more).collect();
+                bulk::put_desired(self, all).await
+            }
+            Change::PutUpgrade { rollout, upgrade, expected, time } => {
+                let more = run(
+                    rest,
+                    |c| matches!(c, Change::PutUpgrade { .. }),
+                    |c| match c {
+                        Change::PutUpgrade { rollout, upgrade, expected, time } => {
+                            Some(Put { rollout, upgrade, expected, time })
+                        }
+                        _ => None,
+                    },
+                );
+                let all = std::iter::once(Put { rollout, upgrade, expected, time }).chain(more).collect();
+                bulk::put_upgrades(self, all).await
+            }
+            Change::Acknowledge { node, component, generation, hold_generation } => {
+                let more = run(
+                    rest,
+                    |c| matches!(c, Change::Acknowledge { .. }),
+                    |c| match c {
+                        Change::Acknowledge { node, component, generation, hold_generation } => {
+                            Some(Ack { node, component, generation, hold_generation })
+                        }
+                        _ => None,
+                    },
+                );
+                let first = Ack { node, component, generation, hold_generation };
+                bulk::acknowledge(self, std::iter::once(first).chain(more).collect()).await
+            }
+            Change::RecordReport { node, report, time } => {
+                let more = run(
+                    rest,
+                    |c| matches!(c, Change::RecordReport { .. }),
+                    |c| match c {
+                        Change::RecordReport { node, report, time } => Some(Told { node, report, time }),
+                        _ => None,
+                    },
+                );
+                let all = std::iter::once(Told { node, report, time }).chain(more).collect();
+                bulk::record_reports(self, all).await
+            }
+            other => self.apply(other).await,
+        }
+    }
+
     async fn apply(&mut self, change: Change) -> Result<()> {
         match change {
             Change::PutNode { node, expected } => fleet::put_node(self, node, expected).await,
@@ -62,11 +134,7 @@ impl Batch<'_> {
                 fleet::keep_components(self, node, &components).await
             }
             Change::PutJvms { node, jvms } => fleet::put_jvms(self, node, jvms).await,
-            Change::PutDesired { node, desired } => fleet::put_desired(self, node, desired).await,
             Change::PutHold { node, component, hold } => fleet::put_hold(self, node, component, hold).await,
-            Change::Acknowledge { node, component, generation, hold_generation } => {
-                fleet::acknowledge(self, node, component, generation, hold_generation).await
-            }
             Change::Refuse { node, component, generation, reason, time } => {
                 rollout::refuse(self, node, component, generation, reason, time).await
             }
@@ -103,18 +171,12 @@ impl Batch<'_> {
             Change::PutRollout { rollout, expected, time } => {
                 rollout::put(self, *rollout, expected, time).await
             }
-            Change::PutUpgrade { rollout, upgrade, expected, time } => {
-                rollout::put_upgrade(self, rollout, *upgrade, expected, time).await
-            }
-            Change::RecordReport { node, report, time } => {
-                rollout::record_report(self, &node, &report, time).await
-            }
             Change::ForgetOrders => fleet::forget_orders(self).await,
             Change::RaiseEpoch { from } => identity::raise_epoch(self, from).await,
             Change::Audit(record) => identity::audit(self, record).await,
             Change::Request(record) => identity::store_request(self, record).await,
             Change::PruneRequests { before } => identity::prune_requests(self, before).await,
-            _ => unreachable!("`apply` takes every other change"),
+            _ => unreachable!("the others are taken before"),
         }
     }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use upfleet_domain::{
     id::{ComponentId, NodeId, RolloutId},
     jvm::{Jvm, Standing},
-    order::{DesiredState, Generation, HoldOrder},
+    order::{Generation, HoldOrder},
     release::Platform,
     report::{ComponentInventory, UpgradeReport},
     time::Time,
@@ -193,17 +193,6 @@ pub(super) async fn keep_components(
     Ok(())
 }
 
-pub(super) async fn put_desired(batch: &mut Batch<'_>, node: NodeId, desired: DesiredState) -> Result<()> {
-    let component = desired.component.clone();
-    let mut record = read_desired(batch, &node, &component).await?;
-    if record.desired.is_some() && desired.generation <= record.generation() {
-        return Err(stale("desired state of", &format!("{node}/{component}")).into());
-    }
-    record.desired = Some(desired);
-    record.nack = None;
-    write_desired(batch, &record).await
-}
-
 pub(super) async fn put_hold(
     batch: &mut Batch<'_>,
     node: NodeId,
@@ -215,22 +204,6 @@ pub(super) async fn put_hold(
         return Err(stale("hold of", &format!("{node}/{component}")).into());
     }
     record.hold = Some(hold);
-    write_desired(batch, &record).await
-}
-
-pub(super) async fn acknowledge(
-    batch: &mut Batch<'_>,
-    node: NodeId,
-    component: ComponentId,
-    generation: Generation,
-    hold_generation: u64,
-) -> Result<()> {
-    let mut record = read_desired(batch, &node, &component).await?;
-    if generation <= record.acked && hold_generation <= record.hold_acked {
-        return Ok(());
-    }
-    record.acked = record.acked.max(generation);
-    record.hold_acked = record.hold_acked.max(hold_generation);
     write_desired(batch, &record).await
 }
 
@@ -256,15 +229,20 @@ pub(super) async fn read_desired(
     let row = sqlx::query_scalar::<_, String>(select).bind(node.as_str()).bind(component.as_str());
     match row.fetch_optional(&mut *batch.conn).await? {
         Some(doc) => from_doc("desired state of", node.as_str(), &doc),
-        None => Ok(DesiredRecord {
-            node: node.clone(),
-            component: component.clone(),
-            desired: None,
-            hold: None,
-            acked: Generation::default(),
-            hold_acked: 0,
-            nack: None,
-        }),
+        None => Ok(no_orders(node, component)),
+    }
+}
+
+/// What is known of a component that nobody has given an order.
+pub(super) fn no_orders(node: &NodeId, component: &ComponentId) -> DesiredRecord {
+    DesiredRecord {
+        node: node.clone(),
+        component: component.clone(),
+        desired: None,
+        hold: None,
+        acked: Generation::default(),
+        hold_acked: 0,
+        nack: None,
     }
 }
 
@@ -285,7 +263,7 @@ pub(super) async fn write_desired(batch: &mut Batch<'_>, record: &DesiredRecord)
 }
 
 /// A row whose node is not there.
-fn no_node(error: sqlx::Error, node: &NodeId) -> StoreError {
+pub(super) fn no_node(error: sqlx::Error, node: &NodeId) -> StoreError {
     let foreign = error.as_database_error().is_some_and(|error| error.is_foreign_key_violation());
     if foreign { missing("node", node).into() } else { error.into() }
 }

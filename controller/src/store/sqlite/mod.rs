@@ -4,6 +4,7 @@
 //! PostgreSQL; what is not stays in `mod.rs` and `writer.rs`.
 
 mod batch;
+mod bulk;
 mod content;
 mod error;
 mod fleet;

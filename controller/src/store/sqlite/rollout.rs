@@ -4,7 +4,6 @@ use upfleet_domain::{
     id::{ComponentId, NodeId, RolloutId},
     order::Generation,
     reason::{Reason, ReasonCode},
-    report::UpgradeReport,
     rollout::{NodeUpgrade, Plan, Rollout},
     time::Time,
     upgrade::{Outcome, Phase, UpgradeState},
@@ -13,12 +12,12 @@ use upfleet_domain::{
 use super::{
     batch::{Batch, exists, expect, missing},
     error::{count, from_doc, int, to_doc},
-    fleet::{self, read_desired, write_desired},
+    fleet::{read_desired, write_desired},
     history,
     read::newest_first,
     read_rollout::upgrade_key,
 };
-use crate::store::{Expected, ReportOutcome, Result, RolloutRecord, report};
+use crate::store::{Expected, Result, RolloutRecord};
 
 /// The epoch in force, as SQL.
 macro_rules! epoch {
@@ -104,21 +103,6 @@ fn same_states(one: &Rollout, other: &Rollout) -> bool {
     one.state == other.state && waves(one) == waves(other)
 }
 
-pub(super) async fn put_upgrade(
-    batch: &mut Batch<'_>,
-    rollout: RolloutId,
-    upgrade: NodeUpgrade,
-    expected: Expected,
-    time: Time,
-) -> Result<()> {
-    let select = "SELECT revision, state FROM node_upgrade WHERE rollout = $1 AND node = $2";
-    let found = sqlx::query_as::<_, (i64, String)>(select).bind(rollout.as_str()).bind(upgrade.node.as_str());
-    let found = found.fetch_optional(&mut *batch.conn).await?;
-    let revision = found.as_ref().map(|(revision, _)| count(*revision));
-    expect(expected, revision, "upgrade", &format!("{rollout}/{}", upgrade.node))?;
-    save(batch, &rollout, upgrade, found.map(|(_, state)| state), time).await
-}
-
 /// Writes a row with the rollout's next revision, and its event.
 async fn save(
     batch: &mut Batch<'_>,
@@ -178,28 +162,6 @@ async fn find(batch: &mut Batch<'_>, upgrade: &str) -> Result<Option<(RolloutId,
     let id =
         RolloutId::new(&*rollout).map_err(|source| super::error::damaged("rollout", &rollout, source))?;
     Ok(Some((id, from_doc("upgrade", upgrade, &doc)?)))
-}
-
-pub(super) async fn record_report(
-    batch: &mut Batch<'_>,
-    node: &NodeId,
-    told: &UpgradeReport,
-    time: Time,
-) -> Result<()> {
-    let outcome = match find(batch, told.upgrade.as_str()).await? {
-        Some((_, row)) if row.node != *node => ReportOutcome::Foreign,
-        None => ReportOutcome::Unknown,
-        Some((_, row)) if told.sequence <= row.sequence => ReportOutcome::Duplicate,
-        Some((rollout, mut row)) => {
-            let previous = row.state.as_str().to_owned();
-            report::apply(&mut row, told, time);
-            save(batch, &rollout, row, Some(previous), time).await?;
-            fleet::upgrade_ended(batch, node, told).await?;
-            ReportOutcome::Recorded
-        }
-    };
-    batch.committed.reports.push((told.upgrade.clone(), told.sequence, outcome));
-    Ok(())
 }
 
 pub(super) async fn refuse(

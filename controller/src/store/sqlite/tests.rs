@@ -247,4 +247,66 @@ async fn the_first_format_is_brought_to_the_newest_in_place() {
     assert_eq!(counts.iter().map(|count| count.drifted).sum::<u64>(), 1, "what was drifted is counted");
     store.commit(vec![put("b")]).await.unwrap();
     assert_eq!(count(&store).await, 2);
+
+/// What many agents say at once goes into the store as one: each gets the answer that it would have got alone.
+#[tokio::test]
+async fn words_of_many_agents_are_answered_one_by_one() {
+    use crate::store::{ReportOutcome, fixtures};
+    use upfleet_domain::{
+        order::Generation,
+        upgrade::{Phase, UpgradeState},
+    };
+    const NODES: usize = 300;
+    let store = std::sync::Arc::new(SqliteStore::memory().await.unwrap());
+    let names: Vec<String> = (0..NODES).map(|n| format!("n{n:03}")).collect();
+    let put: Vec<Change> = names.iter().map(|name| fixtures::put_node(name)).collect();
+    store.commit(put).await.unwrap();
+    let row = |(at, name): (usize, &String)| fixtures::upgrade(name, at, Some(&format!("u-{name}")));
+    let rows = names.iter().enumerate().map(row).collect();
+    store.commit(vec![fixtures::create("r-1", 0, rows)]).await.unwrap();
+    let mut tasks = tokio::task::JoinSet::new();
+    let mut say = |change: Change| {
+        let store = store.clone();
+        tasks.spawn(async move { store.commit(vec![change]).await });
+    };
+    let ack = |node: &str| Change::Acknowledge {
+        node: node.parse().unwrap(),
+        component: "web".parse().unwrap(),
+        generation: Generation { epoch: 1, number: 1 },
+        hold_generation: 0,
+    };
+    for name in &names {
+        say(ack(name));
+        let fetching = UpgradeState::Active(Phase::Fetching);
+        say(fixtures::report(name, &format!("u-{name}"), 1, fetching));
+        say(fixtures::report(name, &format!("u-{name}"), 1, fetching));
+    }
+    // One of them is wrong, and spoils nothing.
+    say(ack("nobody"));
+    let (mut recorded, mut duplicate, mut failed) = (0, 0, 0);
+    while let Some(done) = tasks.join_next().await {
+        match done.unwrap() {
+            Ok(committed) => match committed.reports.first() {
+                Some((_, 1, ReportOutcome::Recorded)) => recorded += 1,
+                Some((_, 1, ReportOutcome::Duplicate)) => duplicate += 1,
+                Some(other) => panic!("{other:?}"),
+                None => {}
+            },
+            Err(error) => {
+                assert!(error.to_string().contains("nobody"), "{error}");
+                failed += 1;
+            }
+        }
+    }
+    assert_eq!((recorded, duplicate, failed), (NODES, NODES, 1));
+    let rollout = "r-1".parse().unwrap();
+    let events = store.events(&rollout, 0, 10_000).await.unwrap();
+    let revisions: Vec<u64> = events.iter().map(|event| event.revision).collect();
+    assert_eq!(revisions, (1..=NODES as u64 + 1).collect::<Vec<_>>());
+    for name in &names {
+        let desired = store.desired(&id(name)).await.unwrap();
+        assert_eq!(desired[0].acked, Generation { epoch: 1, number: 1 }, "{name}");
+        let row = store.upgrade(&rollout, &id(name)).await.unwrap().unwrap();
+        assert_eq!((row.sequence, row.state.as_str()), (1, "FETCHING"), "{name}");
+    }
 }

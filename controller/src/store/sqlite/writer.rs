@@ -154,9 +154,7 @@ async fn write(pool: &SqlitePool, batches: Vec<Waiting>, applied: &mut Vec<Appli
     let mut batches = batches.into_iter();
     let outcome = attempt(pool, &mut batches, applied).await;
     if outcome.is_err() {
-        let rest =
-            batches.map(|(_, answer)| Applied { answer, result: Ok(Committed::default()), notices: vec![] });
-        applied.extend(rest);
+        applied.extend(batches.map(unwritten));
     }
     outcome
 }
@@ -196,7 +194,36 @@ async fn apply_all(
     batches: &mut impl Iterator<Item = Waiting>,
     applied: &mut Vec<Applied>,
 ) -> Result<()> {
-    for (changes, answer) in batches {
+    let mut batches = batches.peekable();
+    while let Some(first) = batches.next() {
+        let mut together = vec![first];
+        if is_word(&together[0]) {
+            together.extend(std::iter::from_fn(|| batches.next_if(is_word)));
+        }
+        let outcome = match together.len() {
+            1 => one_by_one(conn, together, applied).await,
+            _ => words(conn, together, applied).await,
+        };
+        if outcome.is_err() {
+            // Whoever is still in line is told the same; the peeked one would be lost otherwise.
+            applied.extend(batches.map(unwritten));
+            return outcome;
+        }
+    }
+    Ok(())
+}
+
+fn unwritten((_, answer): Waiting) -> Applied {
+    Applied { answer, result: Ok(Committed::default()), notices: vec![] }
+}
+
+async fn one_by_one(
+    conn: &mut SqliteConnection,
+    batches: Vec<Waiting>,
+    applied: &mut Vec<Applied>,
+) -> Result<()> {
+    let mut batches = batches.into_iter();
+    while let Some((changes, answer)) = batches.next() {
         let outcome = savepoint(conn, changes).await;
         let (fatal, result, notices) = match outcome {
             Ok((committed, notices)) => (None, Ok(committed), notices),
@@ -205,8 +232,45 @@ async fn apply_all(
         };
         applied.push(Applied { answer, result, notices });
         if let Some(error) = fatal {
+            applied.extend(batches.map(unwritten));
             return Err(error);
         }
+    }
+    Ok(())
+}
+
+/// Whether a batch is one word of an agent, a report or an acknowledgement, which change different tables and never
+/// depend on one another's order but for those of the same kind.
+fn is_word((changes, _): &Waiting) -> bool {
+    matches!(&changes[..], [Change::RecordReport { .. } | Change::Acknowledge { .. }])
+}
+
+/// Applies the words of many agents as one batch; one by one, where one of them is wrong.
+async fn words(conn: &mut SqliteConnection, batches: Vec<Waiting>, applied: &mut Vec<Applied>) -> Result<()> {
+    let (mut acks, mut reports) = (Vec::new(), Vec::new());
+    for (changes, _) in &batches {
+        for change in changes {
+            let list = if matches!(change, Change::Acknowledge { .. }) { &mut acks } else { &mut reports };
+            list.push(change.clone());
+        }
+    }
+    acks.append(&mut reports);
+    let (committed, mut notices) = match savepoint(conn, acks).await {
+        Ok(done) => done,
+        Err(error @ StoreError::Unavailable { .. }) => {
+            applied.extend(batches.into_iter().map(unwritten));
+            return Err(error);
+        }
+        Err(_) => return one_by_one(conn, batches, applied).await,
+    };
+    let mut outcomes = committed.reports.into_iter();
+    for (changes, answer) in batches {
+        let told = matches!(&changes[..], [Change::RecordReport { .. }]);
+        let reports = if told { outcomes.next().into_iter().collect() } else { Vec::new() };
+        let revisions = if told { committed.revisions.clone() } else { Default::default() };
+        let result = Ok(Committed { replayed: None, revisions, reports });
+        // What changed is told once for all.
+        applied.push(Applied { answer, result, notices: std::mem::take(&mut notices) });
     }
     Ok(())
 }
