@@ -18,6 +18,9 @@ struct Cli {
     /// How to print the figures.
     #[arg(short, long, global = true, value_enum, default_value_t)]
     output: Format,
+    /// Fail where a goal is missed.
+    #[arg(long, global = true)]
+    strict: bool,
     #[command(subcommand)]
     row: Row,
 }
@@ -65,7 +68,7 @@ fn main() -> ExitCode {
     match run(&cli) {
         Ok(report) => {
             print!("{}", report.print(cli.output));
-            ExitCode::SUCCESS
+            if cli.strict && !report.is_good() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
         }
         Err(error) => {
             eprintln!("error: {error:#}");

@@ -12,6 +12,8 @@ pub enum Format {
     Table,
     /// For programs.
     Json,
+    /// One line for `.ci/endure`, which keeps it in docs/promises.md.
+    Figure,
 }
 
 /// What a ratio of ours to the peer's should be.
@@ -152,7 +154,23 @@ impl Report {
                 text
             }
             Format::Table => self.table(),
+            Format::Figure => self.figure(),
         }
+    }
+
+    /// Whether no goal was missed.
+    #[must_use]
+    pub fn is_good(&self) -> bool {
+        self.measures.iter().all(|measure| measure.reached() != Some(false))
+    }
+
+    fn figure(&self) -> String {
+        let one = |measure: &Measure| {
+            let value = median(&measure.ours).map(number).unwrap_or_default();
+            format!("{}: {value} {}", measure.name, measure.unit)
+        };
+        let all: Vec<String> = self.measures.iter().map(one).collect();
+        format!("figure: {} {}\n", self.row, all.join("; "))
     }
 
     fn table(&self) -> String {
@@ -258,6 +276,8 @@ mod tests {
         report.add(Measure::new("a", "ms").ours([1.0]).peer([2.0]).goal(Goal::AtMostTimesPeer(1.0)));
         let text = report.print(Format::Table);
         assert!(text.contains("a, ms  1.00  2.00  0.500  ≤ 1 × reached     1"), "{text}");
+        assert_eq!(report.print(Format::Figure), "figure: p0 a: 1.00 ms\n");
+        assert!(report.is_good());
         assert!(report.print(Format::Json).contains("\"at_most_times_peer\": 1.0"));
     }
 

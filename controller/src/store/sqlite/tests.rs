@@ -247,6 +247,7 @@ async fn the_first_format_is_brought_to_the_newest_in_place() {
     assert_eq!(counts.iter().map(|count| count.drifted).sum::<u64>(), 1, "what was drifted is counted");
     store.commit(vec![put("b")]).await.unwrap();
     assert_eq!(count(&store).await, 2);
+}
 
 /// What many agents say at once goes into the store as one: each gets the answer that it would have got alone.
 #[tokio::test]
