@@ -39,6 +39,9 @@ use crate::{
 const PLANS: usize = 64;
 /// How often a command is tried anew when the rollout changes under it. Each try sees a later state.
 const TRIES: usize = 20;
+/// After so many tries in vain agents' words wait until the command is through: a large fleet never falls silent by
+/// itself, and a rollout must be stopped all the more when thousands of nodes are in it.
+const PATIENT_TRIES: usize = 2;
 
 /// A rollout that is wished for.
 #[derive(Clone, Debug)]
@@ -83,6 +86,8 @@ pub struct Rollouts {
     turn: Arc<tokio::sync::Mutex<()>>,
     /// Plans that people looked at lately. A convenience: without it a refusal only says less.
     plans: Arc<Mutex<VecDeque<Plan>>>,
+    /// Whoever records what agents say holds it for reading.
+    gate: Arc<tokio::sync::RwLock<()>>,
 }
 
 impl Rollouts {
@@ -90,7 +95,13 @@ impl Rollouts {
     #[must_use]
     pub fn new(store: Arc<dyn Store>, clock: Clock) -> Self {
         let began = clock.now();
-        Self { store, clock, began, turn: Arc::default(), plans: Arc::default() }
+        Self { store, clock, began, turn: Arc::default(), plans: Arc::default(), gate: Arc::default() }
+    }
+
+    /// With the gate through which agents' words pass.
+    #[must_use]
+    pub fn gated(self, gate: Arc<tokio::sync::RwLock<()>>) -> Self {
+        Self { gate, ..self }
     }
 
     /// The store.
@@ -218,7 +229,8 @@ impl Rollouts {
     ) -> Result<Rollout, Reason> {
         let _turn = self.turn.lock().await;
         let (store, id) = (&*self.store, command.id);
-        for _ in 0..TRIES {
+        for tries in 0..TRIES {
+            let _silence = if tries >= PATIENT_TRIES { Some(self.gate.write().await) } else { None };
             let loaded = load::load(store, id).await.map_err(internal)?;
             let mut loaded = loaded.ok_or_else(|| unknown(id))?;
             if !command.etag.is_empty() && loaded.machine.rollout.etag() != command.etag {

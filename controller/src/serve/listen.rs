@@ -63,6 +63,7 @@ fn bounded() -> Server {
 /// All services of the main listener.
 pub(super) fn services(operations: Operations) -> Routes {
     let rollouts = Rollouts::new(operations.store.clone(), operations.clock.clone());
+    let rollouts = rollouts.gated(operations.sessions.gate());
     let rollouts = RolloutApi::new(rollouts, Some(operations.sessions.clone()));
     let api = Api(operations);
     let (reporter, health) = tonic_health::server::health_reporter();

@@ -79,6 +79,8 @@ struct Shared {
     tables: Mutex<Tables>,
     progress: broadcast::Sender<Progress>,
     manifests: Manifests,
+    /// Held for reading while what an agent said is recorded.
+    gate: Arc<tokio::sync::RwLock<()>>,
     /// Opening and closing of one node's sessions are written in the order they happen.
     turns: Vec<tokio::sync::Mutex<()>>,
     stop: CancellationToken,
@@ -108,7 +110,8 @@ impl Sessions {
         let (progress, _) = broadcast::channel(PROGRESS_BACKLOG);
         let turns = (0..64).map(|_| tokio::sync::Mutex::new(())).collect();
         let (tables, manifests) = (Mutex::default(), Manifests::default());
-        Self(Arc::new(Shared { store, ca, clock, tables, progress, manifests, turns, stop }))
+        let gate = Arc::default();
+        Self(Arc::new(Shared { store, ca, clock, tables, progress, manifests, gate, turns, stop }))
     }
 
     /// Wakes sessions as the store changes and records who is connected, until stopped.
@@ -149,6 +152,12 @@ impl Sessions {
 
     pub(super) fn store(&self) -> &Arc<dyn Store> {
         &self.0.store
+    }
+
+    /// Through it passes all that agents say; whoever holds it for writing has the store to himself.
+    #[must_use]
+    pub fn gate(&self) -> Arc<tokio::sync::RwLock<()>> {
+        self.0.gate.clone()
     }
 
     pub(super) fn manifests(&self) -> &Manifests {

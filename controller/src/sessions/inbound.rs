@@ -82,6 +82,8 @@ async fn raise(session: &Session<'_>, orders: &mut Orders) -> Result<(), Reason>
 }
 
 async fn commit(session: &Session<'_>, changes: Vec<Change>) -> Result<crate::store::Committed, Reason> {
+    let gate = session.sessions.gate();
+    let _passes = gate.read().await;
     session.sessions.store().commit(changes).await.map_err(internal)
 }
 
