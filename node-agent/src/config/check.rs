@@ -170,8 +170,8 @@ fn check_run(component: &ComponentConfig, found: &mut Found) {
     if run.restart_delay.is_zero() || run.restart_delay > run.restart_delay_max {
         add(found, "run.restart_delay", "has to be more than zero and at most run.restart_delay_max");
     }
-    if (1..1024 * 1024).contains(&run.memory_max) {
-        add(found, "run.memory_max", "is less than 1MiB; 0B means no limit");
+    if run.memory_max.is_some_and(|most| most < 1024 * 1024) {
+        add(found, "run.memory_max", "is less than 1MiB; \"\" means no limit");
     }
     if run.log_size < 64 * 1024 {
         add(found, "run.log_size", "is less than 64KiB");

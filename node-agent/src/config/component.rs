@@ -12,7 +12,7 @@ use super::{
     files::{FilesConfig, ReloadConfig},
     jvm::JvmConfig,
     probe::ProbeConfig,
-    units::{size, span},
+    units::{optional_size, size, span},
 };
 
 /// A `[[component]]`.
@@ -229,10 +229,10 @@ pub struct RunConfig {
     /// The size at which the log of the component's output is rotated; one older file is kept.
     #[serde(with = "size")]
     pub log_size: u64,
-    /// How much memory of its own the process, and each that it starts, may have; 0 for no limit. Beyond it the
-    /// process's next request for memory is refused.
-    #[serde(with = "size")]
-    pub memory_max: u64,
+    /// How much memory of its own the process, and each that it starts, may have. Beyond it the process's next
+    /// request for memory is refused.
+    #[serde(with = "optional_size")]
+    pub memory_max: Option<u64>,
 }
 
 impl Default for RunConfig {
@@ -250,7 +250,7 @@ impl Default for RunConfig {
             restart_delay: Duration::from_millis(250),
             restart_delay_max: Duration::from_secs(30),
             log_size: 10 << 20,
-            memory_max: 0,
+            memory_max: None,
         }
     }
 }

@@ -38,7 +38,7 @@ impl Launch {
             restart_delay_ms: millis(component.run.restart_delay),
             restart_delay_max_ms: millis(component.run.restart_delay_max),
             log_size: *log_size,
-            memory_max: *memory_max,
+            memory_max: memory_max.unwrap_or(0),
         }
     }
 }
