@@ -4,6 +4,7 @@ mod api;
 mod fleet;
 pub mod java;
 mod lifeline;
+pub mod mirror;
 pub mod netns;
 mod node;
 mod process;
