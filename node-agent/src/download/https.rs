@@ -3,7 +3,15 @@
 //! Each redirect is judged like a first URL, and names are resolved by a resolver that gives only addresses
 //! that policy permits, so that the connection goes where the check looked.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, sync::OnceLock, time::Duration};
+use std::{
+    future::Future,
+    io,
+    net::SocketAddr,
+    path::PathBuf,
+    pin::Pin,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use reqwest::{
     Certificate, Proxy, Response, StatusCode, dns,
@@ -20,8 +28,17 @@ use crate::{config::FetchConfig, error::chain, transport::tls};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_REDIRECTS: usize = 5;
 
+type Found = Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send>>;
+/// Where a host lies, by whoever knows: the system, or a test.
+type Lookup = Arc<dyn Fn(String) -> Found + Send + Sync>;
+
+fn by_the_system(host: String) -> Found {
+    Box::pin(async move { Ok(tokio::net::lookup_host((host.as_str(), 0)).await?.collect()) })
+}
+
 /// Makes requests to permitted sources.
 pub(super) struct Client {
+    lookup: Lookup,
     policy: Policy,
     proxy: Option<String>,
     extra_ca: Option<PathBuf>,
@@ -32,7 +49,7 @@ pub(super) struct Client {
 impl Client {
     pub(super) fn new(config: &FetchConfig, policy: Policy) -> Self {
         let (proxy, extra_ca) = (config.proxy.clone(), config.extra_ca.clone());
-        Self { policy, proxy, extra_ca, made: OnceLock::new() }
+        Self { lookup: Arc::new(by_the_system), policy, proxy, extra_ca, made: OnceLock::new() }
     }
 
     /// Asks for `source` from `offset` on, as long as it still is what `etag` names.
@@ -94,7 +111,9 @@ impl Client {
             // The proxy resolves; the names of hosts were judged, and the proxy is the operator's choice.
             Some(proxy) => builder.proxy(Proxy::all(proxy).map_err(|error| chain(&error))?),
             // No proxy from the environment either: only the configuration decides.
-            None => builder.no_proxy().dns_resolver(Arc::new(Resolver(self.policy.clone()))),
+            None => {
+                builder.no_proxy().dns_resolver(Arc::new(Resolver(self.policy.clone(), self.lookup.clone())))
+            }
         };
         if let Some(path) = &self.extra_ca {
             let pem = std::fs::read(path)
@@ -125,17 +144,17 @@ fn not_sent(source: &Permitted, error: &reqwest::Error) -> Fail {
 }
 
 /// Resolves, and leaves only what policy permits.
-struct Resolver(Policy);
+struct Resolver(Policy, Lookup);
 
 impl dns::Resolve for Resolver {
     fn resolve(&self, name: dns::Name) -> dns::Resolving {
-        let policy = self.0.clone();
+        let (policy, found) = (self.0.clone(), (self.1)(name.as_str().to_owned()));
         Box::pin(async move {
             // Judged with its name by `permit` before; here it only tells where the host may lie.
             let permitted = policy.permit(&format!("https://{}/", name.as_str()))?;
             let mut refused = None;
             let mut addresses: Vec<SocketAddr> = Vec::new();
-            for address in tokio::net::lookup_host((name.as_str(), 0)).await? {
+            for address in found.await? {
                 match policy.permit_address(address.ip(), permitted.trust) {
                     Ok(()) => addresses.push(address),
                     Err(problem) => refused = Some(problem),
@@ -164,7 +183,8 @@ fn judge(source: &Permitted, response: Response, offset: u64, size: u64) -> Resu
     let range = response.headers().get(CONTENT_RANGE).and_then(|value| value.to_str().ok());
     match status {
         StatusCode::OK => match response.content_length() {
-            Some(length) if length != size => Err(wrong_size(source, length, size)),
+            Some(length) if length > size => Err(wrong_size(source, length, size)),
+            // A shorter one is read to its end, so that a person can be told what it is.
             // To a request for a range this says: start over.
             _ => Ok(Opened { body: Body::Https(response), offset: 0, end: size }),
         },
@@ -204,6 +224,110 @@ fn strong_etag(headers: &HeaderMap) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// How a client at this policy takes a source, where the name leads to these addresses in turn.
+    async fn opened(policy: &Policy, port: u16, turns: &'static [&'static [&'static str]]) -> Vec<Fail> {
+        let config = FetchConfig { allow_loopback: policy.allow_loopback, ..FetchConfig::default() };
+        let turn = std::sync::atomic::AtomicUsize::new(0);
+        let mut client = Client::new(&config, policy.clone());
+        client.lookup = Arc::new(move |_| {
+            let now = turn.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            let found =
+                turns[now.min(turns.len() - 1)].iter().map(|ip| SocketAddr::new(ip.parse().unwrap(), 0));
+            let found = found.collect();
+            Box::pin(async move { Ok(found) })
+        });
+        let source = policy.permit(&format!("https://rebind.example:{port}/x")).unwrap();
+        let mut fails = Vec::new();
+        for _ in turns {
+            let Err(fail) = client.open(&source, 0, 9, &mut None).await else { panic!("it was served") };
+            fails.push(fail);
+        }
+        fails
+    }
+
+    #[tokio::test]
+    async fn a_name_that_leads_elsewhere_is_judged_at_each_connection() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let connects = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let counted = connects.clone();
+        tokio::spawn(async move {
+            while listener.accept().await.is_ok() {
+                counted.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            }
+        });
+        let connected = || connects.load(std::sync::atomic::Ordering::SeqCst);
+        let refused =
+            |fail: &Fail| matches!(fail, Fail::Final(reason) if reason.code == ReasonCode::SourceNotAllowed);
+
+        // Judged as permitted at first; what comes afterwards is judged anew, and not reached.
+        let loopback = Policy { allow_loopback: true, ..Policy::default() };
+        let fails =
+            opened(&loopback, port, &[&["127.0.0.1"], &["169.254.169.254"], &["10.0.0.1", "fd00:ec2::254"]])
+                .await;
+        assert!(matches!(fails[0], Fail::Retry(_)), "{fails:?}");
+        assert!(fails[1..].iter().all(refused), "{fails:?}");
+        assert_eq!(connected(), 1);
+
+        let turns: &[&[&str]] =
+            &[&["127.0.0.1"], &["::1", "::ffff:127.0.0.1"], &["0.0.0.0"], &["192.168.1.1"]];
+        let fails = opened(&Policy::default(), port, turns).await;
+        assert!(fails.iter().all(refused), "{fails:?}");
+        assert_eq!(connected(), 1, "nothing was connected to");
+    }
+
+    #[test]
+    fn a_redirect_leads_nowhere_inside() {
+        let client = Client::new(&FetchConfig::default(), Policy::default());
+        let from = Policy::default().permit("https://cdn.example.com/a/b").unwrap();
+        let inner = [
+            "https://127.0.0.1/",
+            "https://127.1/",
+            "https://2130706433/",
+            "https://0x7f000001/",
+            "https://0177.0.0.1/",
+            "https://[::1]/",
+            "https://[::ffff:127.0.0.1]/",
+            "https://[::127.0.0.1]/",
+            "https://[64:ff9b::7f00:1]/",
+            "https://[2002:7f00:1::]/",
+            "https://0.0.0.0/",
+            "https://0/",
+            "https://[::]/",
+            "https://169.254.169.254/",
+            "https://2852039166/",
+            "https://0xa9fea9fe/",
+            "https://[::ffff:169.254.169.254]/",
+            "https://[fd00:ec2::254]/",
+            "https://[fe80::1]/",
+            "https://100.100.100.200/",
+            "https://168.63.129.16/",
+            "https://10.0.0.1/",
+            "https://172.16.0.1/",
+            "https://192.168.1.1/",
+            "https://100.64.0.1/",
+            "https://[fd12::1]/",
+            "https://224.0.0.1/",
+            "//127.0.0.1/x",
+            "//169.254.169.254/x",
+            "http://cdn.example.com/",
+            "ftp://cdn.example.com/",
+            "file:///etc/shadow",
+            "javascript:0",
+            "https://user:secret@cdn.example.com/",
+            "gopher://cdn.example.com/",
+        ];
+        for location in inner {
+            let Err(Fail::Final(reason)) = client.follow(&from, location) else {
+                panic!("{location} is followed")
+            };
+            assert_eq!(reason.code, ReasonCode::SourceNotAllowed, "{location}");
+        }
+        for location in ["https://other.example.com/x", "/c", "c", "//other.example.com/x", "?q"] {
+            assert!(client.follow(&from, location).is_ok(), "{location}");
+        }
+    }
 
     #[test]
     fn content_ranges_are_read() {

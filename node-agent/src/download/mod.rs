@@ -71,11 +71,14 @@ struct Patience {
     stall: Duration,
     /// The waits before the next attempt; progress begins them anew.
     backoff: Backoff,
+    /// How long a source is watched before its rate is judged.
+    window: Duration,
 }
 
 impl Default for Patience {
     fn default() -> Self {
-        Self { stall: Duration::from_secs(30), backoff: Backoff::NETWORK }
+        let seconds = Duration::from_secs;
+        Self { stall: seconds(30), backoff: Backoff::NETWORK, window: seconds(60) }
     }
 }
 

@@ -1,6 +1,6 @@
 //! One download: which source is asked next, when it is given up, and what the bytes turn out to be.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::collections::BTreeSet;
 
 use tokio::{
     sync::mpsc,
@@ -17,9 +17,8 @@ use super::{
     policy::{Permitted, shown},
 };
 
-/// Slower than this over [`SPEED_WINDOW`] is as good as nothing.
+/// Slower than this over a minute is as good as nothing.
 const MIN_BYTES_PER_SECOND: u64 = 1024;
-const SPEED_WINDOW: Duration = Duration::from_secs(60);
 /// A source that failed so often without giving a byte yields to the next one.
 const PATIENCE: u32 = 3;
 
@@ -51,6 +50,8 @@ pub(super) struct Fetch<'a> {
     message: MessageSize,
     /// The last cut made the messages smaller: the next attempt may go better at once.
     shrunk: bool,
+    /// The last attempt ended because the source is as good as none.
+    slow: bool,
     /// Failed attempts.
     attempts: u32,
     /// The most bytes that ever were there: less, from a source that starts over, is no progress.
@@ -98,6 +99,7 @@ impl<'a> Fetch<'a> {
             unmixed: false,
             message: MessageSize::new(shared.limiter.rate()),
             shrunk: false,
+            slow: false,
             attempts: 0,
             mismatch: None,
             refusal,
@@ -125,7 +127,8 @@ impl<'a> Fetch<'a> {
                 Ok(()) => {}
                 Err(Fail::Final(reason)) => {
                     // A source of the wrong length gave wrong bytes, too.
-                    if reason.code == ReasonCode::SizeMismatch && self.origins.contains(&self.current) {
+                    let wrong = matches!(reason.code, ReasonCode::SizeMismatch | ReasonCode::WrongCopy);
+                    if wrong && self.origins.contains(&self.current) {
                         self.start_over().await?;
                     }
                     self.give_up(reason);
@@ -190,7 +193,7 @@ impl<'a> Fetch<'a> {
         while self.part.length() < end {
             let chunk = match timeout(stall, body.next(self.part.length())).await {
                 Ok(Ok(Some(chunk))) => chunk,
-                Ok(Ok(None)) => return Ok(Err(self.ended_early(&body))),
+                Ok(Ok(None)) => return Ok(Err(self.ended_early(&body).await?)),
                 Ok(Err(fail)) => return Ok(Err(fail)),
                 Err(_) => return Ok(Err(Fail::Retry("it stalled".to_owned()))),
             };
@@ -202,8 +205,11 @@ impl<'a> Fetch<'a> {
             self.origins.insert(self.current);
             self.part.write(chunk).await?;
             self.tell(Progress::Bytes(length)).await;
-            if window.0.elapsed() >= SPEED_WINDOW {
-                if length - window.1 < self.slowest() * SPEED_WINDOW.as_secs() {
+            if window.0.elapsed() >= self.shared.patience.window {
+                if u128::from(length - window.1) * 1000
+                    < u128::from(self.slowest()) * window.0.elapsed().as_millis()
+                {
+                    self.slow = true;
                     return Ok(Err(Fail::Retry("it is too slow".to_owned())));
                 }
                 window = (Instant::now(), length);
@@ -229,12 +235,25 @@ impl<'a> Fetch<'a> {
         MIN_BYTES_PER_SECOND.min(configured)
     }
 
-    fn ended_early(&self, body: &Body) -> Fail {
-        match body {
-            // A whole answer that is too short: there is nothing more to come.
-            Body::Https(_) => self.wrong_size(self.part.length()),
-            Body::Controller(_) => Fail::Retry("the stream ended early".to_owned()),
+    /// The answer is over, and too short. What an HTTPS source gives is whole then: a copy that is not the artifact.
+    async fn ended_early(&mut self, body: &Body) -> Result<Fail, Reason> {
+        if matches!(body, Body::Controller(_)) {
+            return Ok(Fail::Retry("the stream ended early".to_owned()));
         }
+        // What the copy is can be told only where all these bytes are of it.
+        if self.origins != BTreeSet::from([self.current]) {
+            return Ok(self.wrong_size(self.part.length()));
+        }
+        let got = self.part.finish().await?;
+        let (source, artifact) = (&self.sources[self.current], &self.request.artifact);
+        Ok(Fail::Final(
+            Reason::new(ReasonCode::WrongCopy)
+                .with("source", &source.name)
+                .with("actual", got.sha256)
+                .with("actual_size", got.size)
+                .with("expected", artifact.sha256)
+                .with("expected_size", artifact.size),
+        ))
     }
 
     fn wrong_size(&self, actual: impl std::fmt::Display) -> Fail {
@@ -284,7 +303,10 @@ impl<'a> Fetch<'a> {
         source.given_up = true;
         self.last_problem = format!("{}: {reason}", source.name);
         match reason.code {
-            ReasonCode::SizeMismatch | ReasonCode::DigestMismatch | ReasonCode::Md5Mismatch => {
+            ReasonCode::SizeMismatch
+            | ReasonCode::WrongCopy
+            | ReasonCode::DigestMismatch
+            | ReasonCode::Md5Mismatch => {
                 self.mismatch = Some(reason);
             }
             ReasonCode::SourceNotAllowed => self.refusal = Some(reason),
@@ -300,9 +322,14 @@ impl<'a> Fetch<'a> {
     async fn wait(&mut self, problem: String) -> Result<(), Reason> {
         let progressed = self.part.length() > self.furthest;
         self.furthest = self.furthest.max(self.part.length());
-        let shrunk = std::mem::take(&mut self.shrunk);
+        let (shrunk, slow) = (std::mem::take(&mut self.shrunk), std::mem::take(&mut self.slow));
         let source = &mut self.sources[self.current];
-        source.fruitless = if progressed { 0 } else { source.fruitless + u32::from(!shrunk) };
+        source.fruitless = match () {
+            // A few bytes a minute are no reason to stay.
+            () if slow => PATIENCE,
+            () if progressed => 0,
+            () => source.fruitless + u32::from(!shrunk),
+        };
         let (name, fruitless) = (source.name.clone(), source.fruitless);
         self.last_problem = format!("{name}: {problem}");
         let retrying = Reason::new(ReasonCode::FetchRetrying)

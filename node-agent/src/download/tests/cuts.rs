@@ -16,7 +16,7 @@ const AROUND: u64 = (8 + 16) * 1024;
 
 fn impatient() -> Patience {
     let backoff = Backoff { base: Duration::from_millis(5), cap: Duration::from_millis(50) };
-    Patience { stall: Duration::from_millis(700), backoff }
+    Patience { stall: Duration::from_millis(700), backoff, ..Patience::default() }
 }
 
 fn bytes(size: usize) -> Vec<u8> {
