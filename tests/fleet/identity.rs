@@ -104,9 +104,14 @@ async fn two_agents_with_one_key_are_both_cut_and_suspended() {
         }
     })
     .await;
+    let began = Instant::now();
     fleet.api.reach_online("n1", false).await;
+    assert!(began.elapsed() <= CUT, "both are cut: {:?}", began.elapsed());
     copy.kill();
-    fleet.node_mut("n1").kill();
+    // The copy is found; a person lets the original in again.
+    fleet.cli(&["node", "uncordon", "n1"]).success();
+    fleet.api.reach_online("n1", true).await;
+    assert_eq!(fleet.api.node("n1").await.state(), v1::node::State::Active);
 }
 
 #[tokio::test]
