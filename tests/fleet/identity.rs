@@ -82,7 +82,7 @@ async fn a_token_is_good_once() {
 
 #[tokio::test]
 async fn two_agents_with_one_key_are_both_cut_and_suspended() {
-    let mut fleet = Fleet::default().start().await;
+    let fleet = Fleet::default().start().await;
     // A copy of the whole node, as a cloned disk would be.
     let original = fleet.dir().join("n1");
     let clone = fleet.dir().join("clone");

@@ -5,7 +5,7 @@ use upfleet_domain::digest::Digest;
 
 use crate::support::{
     Behaviour, Fleet, TestFleet, manifest,
-    mirror::{Mirror, Proxy, Source, Tunnel},
+    mirror::{Authority, Mirror, Proxy, Source, Tunnel},
     padded,
 };
 
@@ -33,10 +33,10 @@ async fn publish_at(fleet: &TestFleet, version: &str, sequence: u64, bytes: &[u8
     fleet.api.publish_manifest(&manifest).await.unwrap();
 }
 
-/// Rolls `version` out, which must end in `FAILED_UNCHANGED`; returns the reason and what the command line shows of it.
-async fn fails(fleet: &TestFleet, version: &str) -> (v1::Reason, String) {
+/// Rolls `version` out, which must end in `state`; returns the reason and what the command line shows of it.
+async fn fails(fleet: &TestFleet, version: &str, state: UpgradeState) -> (v1::Reason, String) {
     let rollout = fleet.api.start(fleet.spec(version)).await;
-    let upgrade = fleet.api.reach_upgrade(&rollout, "n1", UpgradeState::FailedUnchanged).await;
+    let upgrade = fleet.api.reach_upgrade(&rollout, "n1", state).await;
     fleet.api.reach(&rollout, State::Halted).await;
     let id = rollout.trim_start_matches("rollouts/").to_owned();
     let shown = fleet.cli(&["rollout", "show", &id]).success();
@@ -51,6 +51,8 @@ async fn fails(fleet: &TestFleet, version: &str) -> (v1::Reason, String) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_source_that_lies_changes_nothing_and_is_told() {
     let mut fleet = fleet().await;
+    let authority = Authority::new(fleet.dir());
+    configure(&mut fleet, &format!("extra_ca = {:?}", authority.file)).await;
     let right = |version: &str| padded(version, Behaviour::Good, SIZE);
     let cut = |version: &str| right(version)[..100_000].to_vec();
     let mut flipped = right("1.1.3");
@@ -67,10 +69,12 @@ async fn a_source_that_lies_changes_nothing_and_is_told() {
         ("1.1.8", Source::Says("404 Not Found"), "FETCH_FAILED", None),
     ];
     for (sequence, (version, source, code, got)) in (2..).zip(lies) {
-        let mirror = Mirror::start(fleet.dir(), version, source).await;
-        configure(&mut fleet, &format!("extra_ca = {:?}", mirror.authority)).await;
+        let mirror = Mirror::start(&authority, version, source).await;
         publish_at(&fleet, version, sequence, &right(version), &mirror.url).await;
-        let (reason, shown) = fails(&fleet, version).await;
+        // What the agent's own policy forbids is a refusal; nothing was touched either way.
+        let refused = code == "SOURCE_NOT_ALLOWED";
+        let state = if refused { UpgradeState::Refused } else { UpgradeState::FailedUnchanged };
+        let (reason, shown) = fails(&fleet, version, state).await;
         assert_eq!(reason.code, code, "{version}: {}", reason.message);
         println!("{version}: {}", reason.message);
         assert!(mirror.asked() > 0, "{version}");
@@ -91,13 +95,14 @@ async fn a_source_that_lies_changes_nothing_and_is_told() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sources_are_reached_through_a_proxy() {
     let mut fleet = fleet().await;
+    let authority = Authority::new(fleet.dir());
     for (sequence, (version, tunnel)) in
         (2..).zip([("1.1.0", Tunnel::Whole), ("1.2.0", Tunnel::Cut(100_000)), ("1.3.0", Tunnel::Refused)])
     {
         let bytes = padded(version, Behaviour::Good, SIZE);
-        let mirror = Mirror::start(fleet.dir(), version, Source::Gives(bytes.clone())).await;
+        let mirror = Mirror::start(&authority, version, Source::Gives(bytes.clone())).await;
         let proxy = Proxy::start(tunnel).await;
-        let keys = format!("extra_ca = {:?}\nproxy = {:?}", mirror.authority, proxy.address);
+        let keys = format!("extra_ca = {:?}\nproxy = {:?}", authority.file, proxy.address);
         configure(&mut fleet, &keys).await;
         if matches!(tunnel, Tunnel::Refused) {
             // A proxy that says no is no end where the controller has the bytes, too.

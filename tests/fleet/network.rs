@@ -118,6 +118,7 @@ pub async fn node_at(
     let name = format!("s{spoke}");
     let mut node = fleet.enrolled_in(&name, network.spoke(spoke)).await;
     node.configure("", fetch);
+    node.be_patient();
     node.start();
     fleet.api.reach_online(&name, true).await;
     fleet.install_base(&format!("name={name}")).await;

@@ -31,9 +31,10 @@ const ENROLL_MESSAGE: usize = 64 * 1024;
 /// Streams at once over one connection.
 pub(super) const STREAMS: u32 = 16;
 /// A peer that is silent so long is asked for a sign of life …
-const KEEPALIVE: Duration = Duration::from_secs(15);
-/// … and has so long to give it: a dead one is found within 30 seconds.
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+const KEEPALIVE: Duration = Duration::from_secs(9);
+/// … and has so long to give it: a dead one is found within 30 seconds. Where one direction only is cut, the peer's
+/// own question still arrives and begins the silence anew, so that its interval counts, too: 9 + 9 + 8.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(8);
 /// The largest header list, in bytes.
 pub(super) const HEADERS: u32 = 16 * 1024;
 /// Streams that were reset before they were served; more is an attack.

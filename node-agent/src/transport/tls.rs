@@ -17,9 +17,11 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::identity::Identity;
 
-/// A peer that is silent this long is asked for a sign of life, and has as long again to give it: a dead one
-/// is found within 30 seconds.
-pub const KEEPALIVE: Duration = Duration::from_secs(10);
+/// A peer that is silent this long is asked for a sign of life …
+pub const KEEPALIVE: Duration = Duration::from_secs(9);
+/// … and has so long to give it: a dead one is found within 30 seconds. Where one direction only is cut, the peer's
+/// own question still arrives and begins the silence anew, so that its interval counts, too: 9 + 9 + 8.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(8);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// What the controller may send ahead of the disk: it bounds the agent's memory, and the rate on a long line.
 const BULK_WINDOW: u32 = 4 * 1024 * 1024;
@@ -104,7 +106,7 @@ pub async fn connect(
 ) -> Result<Channel, ConnectError> {
     let endpoint = endpoint(address)?
         .http2_keep_alive_interval(KEEPALIVE)
-        .keep_alive_timeout(KEEPALIVE)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
         .keep_alive_while_idle(true);
     dial(endpoint, address, server_name, config).await
 }

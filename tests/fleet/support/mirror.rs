@@ -31,18 +31,46 @@ pub enum Source {
     Says(&'static str),
 }
 
+/// Whom agents must trust in order to fetch from the mirrors of a test.
+pub struct Authority {
+    issuer: CertifiedIssuer<'static, KeyPair>,
+    pub file: PathBuf,
+}
+
+impl Authority {
+    pub fn new(dir: &Path) -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        let file = dir.join("mirrors-ca.pem");
+        std::fs::write(&file, issuer.pem()).unwrap();
+        Self { issuer, file }
+    }
+
+    /// A server's TLS for `localhost`.
+    fn acceptor(&self) -> TlsAcceptor {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        let leaf = params.signed_by(&key, &self.issuer).unwrap();
+        let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![leaf.der().clone()], key.serialize_der().try_into().unwrap())
+            .unwrap();
+        TlsAcceptor::from(Arc::new(config))
+    }
+}
+
 /// An HTTPS server with one file; it runs until the test's runtime ends.
 pub struct Mirror {
     pub url: String,
-    /// The authority that agents must trust, as a file.
-    pub authority: PathBuf,
     asked: Arc<AtomicUsize>,
 }
 
 impl Mirror {
-    pub async fn start(dir: &Path, name: &str, source: Source) -> Self {
-        let authority = dir.join(format!("{name}-ca.pem"));
-        let acceptor = acceptor(&authority);
+    pub async fn start(authority: &Authority, name: &str, source: Source) -> Self {
+        let acceptor = authority.acceptor();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("https://localhost:{}/{name}", listener.local_addr().unwrap().port());
         let asked = Arc::new(AtomicUsize::new(0));
@@ -61,7 +89,7 @@ impl Mirror {
                 });
             }
         });
-        Self { url, authority, asked }
+        Self { url, asked }
     }
 
     /// How often it was asked.
@@ -119,24 +147,6 @@ async fn answer(
         }
         Source::Says(status) => stream.write_all(&say(status, "Content-Length: 0\r\n")).await,
     }
-}
-
-/// A server's TLS for `localhost`, by an authority of its own that is written to `file`.
-fn acceptor(file: &Path) -> TlsAcceptor {
-    let mut params = CertificateParams::default();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-    std::fs::write(file, authority.pem()).unwrap();
-    let key = KeyPair::generate().unwrap();
-    let leaf =
-        CertificateParams::new(vec!["localhost".to_owned()]).unwrap().signed_by(&key, &authority).unwrap();
-    let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![leaf.der().clone()], key.serialize_der().try_into().unwrap())
-        .unwrap();
-    TlsAcceptor::from(Arc::new(config))
 }
 
 /// What a proxy does with a tunnel.

@@ -95,6 +95,13 @@ start_deadline = "8s"
         fs::write(path, format!("{before}[component.run]\n{lines}\n[[component.probe]]{after}")).unwrap();
     }
 
+    /// Gives the component longer to become healthy, for a test that makes it wait.
+    pub fn be_patient(&self) {
+        let file = self.dir.join("etc/agent.toml");
+        let text = fs::read_to_string(&file).unwrap();
+        fs::write(file, text.replace("start_deadline = \"8s\"", "start_deadline = \"50s\"")).unwrap();
+    }
+
     /// The component's file.
     pub fn component(&self) -> PathBuf {
         self.dir.join("app").join(COMPONENT)

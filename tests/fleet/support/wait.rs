@@ -45,6 +45,8 @@ pub async fn within_async<T, F: Future<Output = Result<T, String>>>(
             Err(seen) => seen,
         };
         assert!(began.elapsed() < limit, "waited {limit:?} for: {what}; last seen: {seen}");
-        tokio::time::sleep(PAUSE).await;
+        // What takes seconds is asked for less often: many tests wait at the same time.
+        let pause = if began.elapsed() < Duration::from_secs(3) { PAUSE } else { 8 * PAUSE };
+        tokio::time::sleep(pause).await;
     }
 }
