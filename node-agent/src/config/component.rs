@@ -2,7 +2,12 @@
 //!
 //! Types and their defaults only; what may not be combined is in `check.rs`.
 
-use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use rustix::process::Signal;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
@@ -190,7 +195,7 @@ impl StopSignal {
 /// Where units and their drop-ins of this machine lie, those that outlast a reboot.
 const DROP_IN_DIR: &str = "/etc/systemd/system";
 
-fn is_usual_drop_in_dir(dir: &PathBuf) -> bool {
+fn is_usual_drop_in_dir(dir: &Path) -> bool {
     dir.as_os_str() == DROP_IN_DIR
 }
 

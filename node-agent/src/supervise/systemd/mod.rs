@@ -27,7 +27,10 @@ use upfleet_domain::{
 };
 
 use super::{Fault, Launch, ProcessInfo, ProcessStateInfo};
-use crate::config::{ComponentConfig, RunMode};
+use crate::{
+    config::{ComponentConfig, RunMode},
+    processes::executable_path,
+};
 use bus::{Bus, Trouble};
 use drop_in::DropIn;
 use process::Processes;
@@ -112,7 +115,7 @@ impl Unit {
         let before = self.remembered().filter(|(pid, _)| *pid != 0);
         let (pid, restarts) = (standing.main_pid, standing.restarts);
         *self.probed.lock().unwrap_or_else(PoisonError::into_inner) = Some((pid, restarts));
-        if standing.active != "active" || pid == 0 {
+        if !standing.is_up() || pid == 0 {
             return Err(standing.describe(&self.name));
         }
         match before {
@@ -360,6 +363,13 @@ impl Unit {
             );
             return Err(self.unfit(&text));
         }
+        if let Some(error) = unreadable(standing.main_pid) {
+            let reason = Reason::new(ReasonCode::UnitNotPermitted).with("unit", &self.name);
+            let problem = format!("/proc/{}/exe: {error}", standing.main_pid);
+            return Err(Fault {
+                reason: reason.with("operation", "look at the process of").with("problem", problem),
+            });
+        }
         let path = self.path.to_string_lossy();
         if self.is_named(standing) || self.kind == Kind::Files {
             return Ok(());
@@ -442,6 +452,12 @@ impl Unit {
             Fault { reason: reason.with("path", path.display()).with("problem", error) }
         })
     }
+}
+
+/// Why the kernel does not show what a process executes: it is another user's, and what runs could never be proved.
+fn unreadable(pid: u32) -> Option<std::io::Error> {
+    let error = std::fs::metadata(executable_path(pid)).err()?;
+    (pid != 0 && error.kind() == std::io::ErrorKind::PermissionDenied).then_some(error)
 }
 
 /// Runs `work` where blocking is allowed; `None` where it panicked.

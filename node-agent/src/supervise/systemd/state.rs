@@ -111,6 +111,11 @@ impl Standing {
         matches!(self.active.as_str(), "inactive" | "failed") && self.job == 0
     }
 
+    /// Up; one that is told to read its configuration again is so meanwhile.
+    pub(super) fn is_up(&self) -> bool {
+        matches!(self.active.as_str(), "active" | "reloading" | "refreshing")
+    }
+
     /// How the last main process ended, e.g. `exit status 1`.
     pub(super) fn exit_text(&self) -> Option<String> {
         /// The kernel's numbers for the ways in which a child ends.

@@ -71,7 +71,7 @@ impl UnitFile {
     pub fn environment(&self) -> Vec<(String, String)> {
         let assignments = self.all("Environment").iter().flat_map(|line| words(line));
         let mut environment: Vec<(String, String)> = Vec::new();
-        for (key, value) in assignments.filter_map(|word| Some(word.split_once('=')?).map(own)) {
+        for (key, value) in assignments.filter_map(|word| Some(own(word.split_once('=')?))) {
             environment.retain(|(known, _)| *known != key);
             environment.push((key, value));
         }
