@@ -258,7 +258,7 @@ fn agent_cell(fleet: &mut TestFleet, row: &Row, how: Damage) -> bool {
     let node = fleet.node_mut("n1");
     node.kill();
     // Put right, as a person would from what was moved aside.
-    if let Some(bytes) = whole.filter(|_| !socket && row.when == When::Agent) {
+    if let Some(bytes) = whole.filter(|_| !socket && (row.when == When::Agent || !path.is_file())) {
         let mode = fs::metadata(&path).ok().filter(|found| found.is_file()).map(|found| found.permissions());
         remove(&path);
         fs::write(&path, bytes).unwrap();
