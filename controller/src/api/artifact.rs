@@ -2,7 +2,7 @@
 
 use std::{pin::Pin, time::Duration};
 
-use tokio_stream::{Stream, StreamExt as _, wrappers::ReceiverStream};
+use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status, Streaming, async_trait};
 use upfleet_api::{convert, v1};
 use upfleet_domain::{digest::Digest, reason::Reason};
@@ -99,7 +99,7 @@ impl ArtifactService for Api {
             piece: request.message_bytes,
         };
         let pieces = self.0.download(wanted).await.map_err(refuse)?;
-        let shown = ReceiverStream::new(pieces).map(|piece: Result<_, Reason>| {
+        let shown = pieces.map(|piece: Result<_, Reason>| {
             piece.map_err(refuse).map(|piece: crate::ops::Piece| v1::DownloadArtifactResponse {
                 offset: piece.offset,
                 data: piece.data,

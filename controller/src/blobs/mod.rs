@@ -140,6 +140,12 @@ impl Blobs {
         self.0.total.load(Ordering::Relaxed)
     }
 
+    /// Bytes of all pieces on their way to readers.
+    #[cfg(test)]
+    pub(crate) fn held(&self) -> usize {
+        self.0.pieces.held()
+    }
+
     /// Removes an artifact's bytes. The store's record must be gone before. Readers under way finish.
     ///
     /// # Errors

@@ -18,7 +18,7 @@ const BUDGET: usize = 64 * 1024 * 1024;
 /// Where many read at once, a piece gets smaller, so that more of them fit: down to this.
 const LEAST: usize = 16 * 1024;
 /// No piece takes a larger part of what is free than one of so many.
-const SHARE: usize = 16;
+const SHARE: usize = 64;
 /// Buffers that are kept for the next pieces, so that their memory need not be cleared again.
 const SPARE: usize = 4;
 
@@ -112,19 +112,19 @@ mod tests {
     async fn slow_readers_together_hold_no_more_than_the_budget() {
         let pieces = Pieces::default();
         let mut held = Vec::new();
-        while pieces.held() < BUDGET {
+        while pieces.held() + LEAST <= BUDGET {
             held.push(pieces.take(usize::MAX).await.done());
         }
-        assert!(held.len() > 1000, "pieces get smaller: {}", held.len());
-        assert_eq!(held.iter().map(Bytes::len).sum::<usize>(), BUDGET);
-        let waiting = pieces.take(1);
+        assert!(held.len() > 300, "pieces get smaller: {}", held.len());
+        assert_eq!(held.iter().map(Bytes::len).sum::<usize>(), pieces.held());
+        let waiting = pieces.take(LEAST);
         tokio::pin!(waiting);
         assert!(is_pending(&mut waiting).await, "the next one waits");
         let clone = held[0].clone();
         held.clear();
-        assert_eq!(pieces.held(), clone.len(), "a clone holds on");
+        assert_eq!(pieces.held(), clone.len() + LEAST, "a clone holds on; the next one has its own");
         drop(clone);
-        assert_eq!(waiting.await.done().len(), 1);
+        assert_eq!(waiting.await.done().len(), LEAST);
         assert_eq!(pieces.held(), 0);
         assert!(guard(&pieces.spare).len() <= SPARE);
     }

@@ -1,9 +1,12 @@
 //! Artifacts: uploaded in parts, served by range, and deleted once no release names them.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use futures_util::stream::{Stream, unfold};
 use upfleet_domain::{
     digest::Digest,
     reason::{Reason, ReasonCode},
@@ -52,8 +55,8 @@ pub struct Piece {
 
 /// The smallest piece that can be asked for, in bytes.
 const MIN_PIECE: u64 = 16 * 1024;
-/// Pieces that are read ahead of a reader.
-const READ_AHEAD: usize = 1;
+/// The first piece of a reader, in bytes.
+const FIRST_PIECE: u64 = 64 * 1024;
 
 impl Operations {
     /// Opens an upload at an offset.
@@ -142,57 +145,71 @@ impl Operations {
         self.blobs.delete(*digest).await.map_err(|error| error.reason())
     }
 
-    /// Streams a range, read a little ahead of the reader.
+    /// Streams a range, which is read as the reader takes it.
     ///
     /// # Errors
     /// `NOT_FOUND`, `ARTIFACT_DAMAGED`, `INVALID_ARGUMENT` for an offset beyond the end.
-    pub async fn download(&self, wanted: Wanted) -> Result<mpsc::Receiver<Result<Piece, Reason>>, Reason> {
+    pub async fn download(
+        &self,
+        wanted: Wanted,
+    ) -> Result<impl Stream<Item = Result<Piece, Reason>> + Send + use<>, Reason> {
         let blob = self.blobs.read(wanted.digest).await.map_err(|error| error.reason())?;
         if wanted.offset > blob.size() {
             return Err(Reason::new(ReasonCode::InvalidArgument)
                 .with("field", "offset")
                 .with("problem", format!("the artifact has {} bytes", blob.size())));
         }
-        let (sender, receiver) = mpsc::channel(READ_AHEAD);
-        let counted = self.downloaded.clone();
-        tokio::spawn(async move {
-            if let Err(reason) = send_range(&blob, wanted, &sender, &counted).await {
-                // A reader that went away needs no reason.
-                let _ = sender.send(Err(reason)).await;
+        let reading = Reading::new(blob, wanted, self.downloaded.clone());
+        Ok(unfold(Some(reading), |reading| async {
+            let mut reading = reading?;
+            match reading.next().await {
+                Ok(piece) => Some((Ok(piece?), Some(reading))),
+                Err(reason) => Some((Err(reason), None)),
             }
-        });
-        Ok(receiver)
+        }))
     }
 }
 
-async fn send_range(
-    blob: &Blob,
-    wanted: Wanted,
-    sender: &mpsc::Sender<Result<Piece, Reason>>,
-    counted: &Arc<std::sync::atomic::AtomicU64>,
-) -> Result<(), Reason> {
-    let size = blob.size();
-    let end = match wanted.limit {
-        0 => size,
-        limit => wanted.offset.saturating_add(limit).min(size),
-    };
-    let largest = PIECE as u64;
-    let piece = match u64::from(wanted.piece) {
-        0 => largest,
-        piece => piece.clamp(MIN_PIECE, largest),
-    };
-    let mut offset = wanted.offset;
-    while offset < end {
-        // Only for a reader that has room: a piece that nobody takes would hold memory.
-        let Ok(room) = sender.reserve().await else { return Ok(()) };
-        let data = blob.read_at(offset, piece.min(end - offset)).await.map_err(|error| error.reason())?;
+/// A range on its way to one reader.
+struct Reading {
+    blob: Blob,
+    digest: Digest,
+    offset: u64,
+    end: u64,
+    /// The next piece. It grows as pieces are taken: a reader that takes nothing holds little memory.
+    piece: u64,
+    largest: u64,
+    counted: Arc<AtomicU64>,
+}
+
+impl Reading {
+    fn new(blob: Blob, wanted: Wanted, counted: Arc<AtomicU64>) -> Self {
+        let end = match wanted.limit {
+            0 => blob.size(),
+            limit => wanted.offset.saturating_add(limit).min(blob.size()),
+        };
+        let largest = match u64::from(wanted.piece) {
+            0 => PIECE as u64,
+            piece => piece.clamp(MIN_PIECE, PIECE as u64),
+        };
+        let piece = largest.min(FIRST_PIECE);
+        Self { blob, digest: wanted.digest, offset: wanted.offset, end, piece, largest, counted }
+    }
+
+    async fn next(&mut self) -> Result<Option<Piece>, Reason> {
+        let (offset, left) = (self.offset, self.end.saturating_sub(self.offset));
+        if left == 0 {
+            return Ok(None);
+        }
+        let read = self.blob.read_at(offset, self.piece.min(left)).await;
+        let data = read.map_err(|error| error.reason())?;
         if data.is_empty() {
-            return Err(Reason::new(ReasonCode::ArtifactDamaged).with("digest", wanted.digest));
+            return Err(Reason::new(ReasonCode::ArtifactDamaged).with("digest", self.digest));
         }
         let length = data.len() as u64;
-        counted.fetch_add(length, std::sync::atomic::Ordering::Relaxed);
-        room.send(Ok(Piece { offset, data, size }));
-        offset += length;
+        self.counted.fetch_add(length, Ordering::Relaxed);
+        self.offset += length;
+        self.piece = (self.piece * 2).min(self.largest);
+        Ok(Some(Piece { offset, data, size: self.blob.size() }))
     }
-    Ok(())
 }

@@ -1,6 +1,8 @@
 //! What whole-fleet tests are made of: processes, releases, a client, and waiting. Asserts nothing itself.
 
 mod api;
+#[path = "../../../node-agent/src/testing/cutter.rs"]
+pub mod cutter;
 mod fleet;
 pub mod java;
 mod lifeline;

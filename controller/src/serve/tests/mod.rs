@@ -1,6 +1,7 @@
 //! A whole controller over loopback, with agents that are played: real TLS, real store, no processes.
 
 mod agents;
+mod bytes;
 mod calls;
 mod certificates;
 mod enroll;
