@@ -1,8 +1,9 @@
 //! The journal of one component: what must be known after a crash, whatever was going on.
 //!
 //! A file of fixed header and append-only records, each the whole [`Record`] with its length and checksum. The last
-//! intact one counts. Space is allocated ahead, so that a full disk does not keep an agent from writing down a
-//! rollback. It knows nothing of what the records mean.
+//! intact one counts. Space is allocated ahead, in the file and in a spare one beside it, so that a full disk does not
+//! keep an agent from writing down a rollback, however long that takes: where the file has no room left, the last
+//! record begins the spare one, and both exchange their names. It knows nothing of what the records mean.
 //!
 //! Layout, integers little-endian: `UPFLEETJ`, format `u32`, `u32` 1 where the file had its first record when it
 //! got its name, else 0; then per record length `u32`,
@@ -15,7 +16,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::fs::FallocateFlags;
+use rustix::fs::{CWD, FallocateFlags, IFlags, RenameFlags, ioctl_getflags, ioctl_setflags, renameat_with};
 use upfleet_domain::{
     id::ComponentId,
     reason::{Reason, ReasonCode},
@@ -28,7 +29,8 @@ const MAGIC: &[u8; 8] = b"UPFLEETJ";
 /// The newest format this code writes and reads.
 pub const FORMAT: u32 = 1;
 const HEADER: u64 = 16;
-/// Space kept allocated beyond the records: some hundred transitions.
+/// Space kept allocated beyond the records, and at least in the spare file: some hundred transitions, and more than the
+/// longest record has.
 const RESERVE: u64 = 512 * 1024;
 /// Beyond this many bytes of records the journal is compacted.
 const COMPACT_AT: u64 = 1024 * 1024;
@@ -42,6 +44,9 @@ pub struct Journal {
     allocated: u64,
     /// Whether its name is known to outlast a power failure; until then no record in it does.
     named: bool,
+    /// Whether the kernel could not write it to the disk. It may have dropped what it could not write and say nothing of
+    /// it the next time, so nothing more is trusted to this file.
+    failed: bool,
 }
 
 /// What opening a journal gave.
@@ -109,16 +114,25 @@ impl Journal {
             .create(dir)
             .map_err(at("make the directory of", dir))?;
         let path = dir.join(format!("{component}.journal"));
-        let bytes = match std::fs::read(&path) {
+        let opened = Self::find(&path, component)?;
+        if let Err(error) = provide(&path) {
+            tracing::debug!(path = %path.display(), %error, "no space ahead for the journal");
+        }
+        Ok(opened)
+    }
+
+    fn find(path: &Path, component: &ComponentId) -> Result<Opened, JournalError> {
+        let bytes = match std::fs::read(path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let journal = create(&path, None).map_err(at("create", &path))?;
+                let journal = create(path, None).map_err(at("create", path))?;
                 return Ok(Opened { journal, record: None, damage: None });
             }
             // Something else in its place is moved aside like damage.
             Err(error) if error.kind() == io::ErrorKind::IsADirectory => Vec::new(),
-            Err(error) => return Err(at("read", &path)(error)),
+            Err(error) => return Err(at("read", path)(error)),
         };
+        let path = path.to_owned();
         match scan(&bytes) {
             Scan::TooNew(found) => Err(JournalError::TooNew { path, found }),
             Scan::Damaged => {
@@ -154,29 +168,43 @@ impl Journal {
     pub fn append(&mut self, record: &Record) -> Result<(), JournalError> {
         crash::point("journal.append.before");
         let frame = frame(record).map_err(at("encode for", &self.path))?;
-        if self.end + frame.len() as u64 > COMPACT_AT {
-            self.compact(record);
+        let length = frame.len() as u64;
+        if self.failed || self.end + length > COMPACT_AT || !self.has_room(length) {
+            match create(&self.path, Some(record)) {
+                Ok(journal) => *self = journal,
+                Err(error) if self.failed => return Err(at("write", &self.path)(error)),
+                // There may be just enough room.
+                Err(error) => self.not_renewed(&error),
+            }
         }
         self.write(&frame).map_err(at("write", &self.path))?;
         crash::point("journal.append.after");
         Ok(())
     }
 
+    /// Whether so many bytes more have their space, which is allocated where there is some left.
+    fn has_room(&mut self, length: u64) -> bool {
+        let end = self.end + length;
+        if end + RESERVE / 2 <= self.allocated {
+            return true;
+        }
+        match rustix::fs::fallocate(&self.file, FallocateFlags::empty(), 0, end + RESERVE) {
+            Ok(()) => self.allocated = end + RESERVE,
+            // A file system that can't allocate ahead can still write.
+            Err(rustix::io::Errno::OPNOTSUPP) => return true,
+            Err(_) => {}
+        }
+        end <= self.allocated
+    }
+
     fn write(&mut self, frame: &[u8]) -> io::Result<()> {
         let end = self.end + frame.len() as u64;
-        if end + RESERVE / 2 > self.allocated {
-            let wanted = end + RESERVE;
-            // Without space ahead a record still goes in where the disk has just room for it.
-            if rustix::fs::fallocate(&self.file, FallocateFlags::empty(), 0, wanted).is_ok() {
-                self.allocated = wanted;
-            }
-        }
         if cfg!(feature = "crash-points") {
             self.file.write_all_at(&frame[..frame.len() / 2], self.end)?;
             crash::point("journal.append.torn");
         }
         self.file.write_all_at(frame, self.end)?;
-        self.file.sync_data()?;
+        self.file.sync_data().inspect_err(|_| self.failed = true)?;
         if !self.named {
             sync_dir(&self.path)?;
             self.named = true;
@@ -192,13 +220,13 @@ impl Journal {
         crash::point("journal.compact.before");
         match create(&self.path, Some(record)) {
             Ok(journal) => *self = journal,
-            Err(error) => {
-                let path = self.path.display().to_string();
-                tracing::debug!(path, %error, "journal not compacted");
-                let _ = std::fs::remove_file(temporary(&self.path));
-            }
+            Err(error) => self.not_renewed(&error),
         }
         crash::point("journal.compact.after");
+    }
+
+    fn not_renewed(&self, error: &io::Error) {
+        tracing::debug!(path = %self.path.display(), %error, "journal not compacted");
     }
 }
 
@@ -232,16 +260,46 @@ fn at(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Journal
     move |source| JournalError::Io { operation, path, source }
 }
 
-fn temporary(path: &Path) -> PathBuf {
-    path.with_extension("journal-tmp")
+fn spare(path: &Path) -> PathBuf {
+    path.with_extension("journal-spare")
 }
 
-/// Writes a journal with one record or none: temporary file, fsync, rename, fsync of the directory.
+/// Opens the spare file; made anew, it is never copied on write, since that would take space.
+fn open_spare(path: &Path) -> io::Result<File> {
+    damage::clear_directory(&spare(path))?;
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(spare(path))?;
+    if file.metadata()?.len() == 0
+        && let Ok(flags) = ioctl_getflags(&file)
+    {
+        // Only one file system knows of it.
+        let _ = ioctl_setflags(&file, flags | IFlags::NOCOW);
+    }
+    Ok(file)
+}
+
+/// Sees to it that there is a spare file with space.
+fn provide(path: &Path) -> io::Result<()> {
+    let provided = || -> io::Result<()> {
+        let file = open_spare(path)?;
+        if file.metadata()?.len() >= RESERVE {
+            return Ok(());
+        }
+        rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, RESERVE)?;
+        file.sync_all()?;
+        sync_dir(path)
+    };
+    provided().inspect_err(|_| drop(std::fs::remove_file(spare(path))))
+}
+
+/// Writes a journal with one record or none into the spare file, and lets that have the journal's name. What had it
+/// before is the spare file then, and keeps its space.
 fn create(path: &Path, record: Option<&Record>) -> io::Result<Journal> {
-    let tmp = temporary(path);
-    let _ = std::fs::remove_file(&tmp);
-    damage::clear_directory(&tmp)?;
-    let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&tmp)?;
     let mut bytes = Vec::from(MAGIC.as_slice());
     bytes.extend(FORMAT.to_le_bytes());
     bytes.extend(u32::from(record.is_some()).to_le_bytes());
@@ -249,24 +307,45 @@ fn create(path: &Path, record: Option<&Record>) -> io::Result<Journal> {
         bytes.extend(frame(record)?);
     }
     let end = bytes.len() as u64;
-    let mut allocated = end + RESERVE;
-    match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, allocated) {
-        Ok(()) => {}
+    // What could not be written whole, or to the disk, is not tried again on the same file.
+    let filled = fill(path, &bytes).inspect_err(|_| drop(std::fs::remove_file(spare(path))));
+    let (file, allocated) = filled?;
+    crash::point("journal.compact.written");
+    if !path.exists() || renameat_with(CWD, spare(path), CWD, path, RenameFlags::EXCHANGE).is_err() {
+        // The first of its kind, or a file system that can't exchange.
+        std::fs::rename(spare(path), path)?;
+        let _ = provide(path);
+    }
+    let named = sync_dir(path).is_ok();
+    Ok(Journal { path: path.to_owned(), file, end, allocated, named, failed: false })
+}
+
+/// The spare file with these bytes, on the disk, and how much space it has.
+fn fill(path: &Path, bytes: &[u8]) -> io::Result<(File, u64)> {
+    let (mut file, end) = (open_spare(path)?, bytes.len() as u64);
+    let present = file.metadata()?.len();
+    let wanted = present.max(end + RESERVE);
+    let allocated = match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, wanted) {
+        Ok(()) => wanted,
         // A file system that can't allocate ahead can still write.
-        Err(rustix::io::Errno::OPNOTSUPP) => allocated = end,
+        Err(rustix::io::Errno::OPNOTSUPP) => present.max(end),
+        // The disk is full: what it has must do.
+        Err(_) if end <= present => present,
         Err(error) => return Err(error.into()),
+    };
+    let mut old = Vec::new();
+    file.read_to_end(&mut old)?;
+    let mut bytes = bytes.to_vec();
+    if let Some(last) = old.iter().rposition(|byte| *byte != 0) {
+        bytes.resize(bytes.len().max(last + 1), 0);
     }
     file.write_all_at(&bytes, 0)?;
     file.sync_all()?;
-    crash::point("journal.compact.written");
-    std::fs::rename(&tmp, path)?;
-    let named = sync_dir(path).is_ok();
-    Ok(Journal { path: path.to_owned(), file, end, allocated, named })
+    Ok((file, allocated))
 }
 
 fn reopen(path: &Path, end: u64, allocated: u64) -> io::Result<Journal> {
     let file = OpenOptions::new().read(true).write(true).open(path)?;
-    let _ = std::fs::remove_file(temporary(path));
     let mut rest = Vec::new();
     io::Seek::seek(&mut &file, io::SeekFrom::Start(end))?;
     (&file).read_to_end(&mut rest)?;
@@ -276,7 +355,7 @@ fn reopen(path: &Path, end: u64, allocated: u64) -> io::Result<Journal> {
         file.sync_data()?;
     }
     // The agent that was here last may have ended before it knew that the name is on the disk.
-    Ok(Journal { path: path.to_owned(), file, end, allocated, named: false })
+    Ok(Journal { path: path.to_owned(), file, end, allocated, named: false, failed: false })
 }
 
 fn sync_dir(path: &Path) -> io::Result<()> {
@@ -326,8 +405,8 @@ fn scan(bytes: &[u8]) -> Scan {
     // A tear is at the very end. An intact record behind a broken one means that something else happened, and
     // so does a broken first one, unless the journal began without it.
     let lost = last.is_none() && header[12] == 1;
-    let behind = (1..rest.len()).any(|offset| record_at(rest, offset).is_some());
-    if format == 0 || lost || (written && behind) {
+    let behind = || (1..rest.len()).any(|offset| record_at(rest, offset).is_some());
+    if format == 0 || lost || (written && behind()) {
         return Scan::Damaged;
     }
     match last.map(serde_json::from_slice) {

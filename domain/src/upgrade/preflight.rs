@@ -28,6 +28,8 @@ pub struct Facts {
     pub fetched: u64,
     /// Whether a backup is a link and takes no space.
     pub links: bool,
+    /// Bytes that the wanted artifact takes beside itself when it is unpacked; 0 where it is not, or lies there so.
+    pub unpacked: u64,
     /// What the agent may not do there, if anything.
     pub forbidden: Option<Reason>,
     /// The stack that the next start uses, highest number first.
@@ -168,11 +170,12 @@ fn restart(policy: &Policy, asked: Asked<'_>, facts: &Facts) -> Verdict {
     in_force(policy, asked)
 }
 
-/// Room for what is still to be fetched, for a backup that can't be a link, and for the journal.
+/// Room for what is still to be fetched and what that unpacks to, for a backup that can't be a link, and for the journal.
 fn disk(goal: &Goal, facts: &Facts) -> Option<Reason> {
     const SPARE: u64 = 64 * 1024;
     let backup = if facts.links { 0 } else { facts.installed_size };
-    let needed = goal.size().saturating_sub(facts.fetched).saturating_add(backup);
+    let needed =
+        goal.size().saturating_sub(facts.fetched).saturating_add(facts.unpacked).saturating_add(backup);
     if needed == 0 || facts.available >= needed.saturating_add(SPARE) {
         return None;
     }

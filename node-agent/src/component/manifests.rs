@@ -23,7 +23,7 @@ use super::{
     ManifestBytes,
     stack::{Patch, View},
 };
-use crate::{crash, damage};
+use crate::{crash, damage, exec::failed};
 
 /// The releases of a component whose manifests lie on the node, each verified anew; what can't be is left out.
 #[must_use]
@@ -51,12 +51,12 @@ impl Manifests {
     pub(super) fn store(&self, digest: &Digest, manifest: &ManifestBytes) -> Result<(), Reason> {
         crash::point("manifest.store.before");
         let path = self.dir.join(digest.to_string());
+        let temporary = path.with_extension("tmp");
         let stored = || -> io::Result<()> {
             if std::fs::read(&path).is_ok_and(|bytes| bytes == manifest.bytes) {
                 return Ok(());
             }
             DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;
-            let temporary = path.with_extension("tmp");
             damage::clear_directory(&path)?;
             damage::clear_directory(&temporary)?;
             let mut options = OpenOptions::new();
@@ -66,10 +66,11 @@ impl Manifests {
             std::fs::rename(&temporary, &path)?;
             File::open(&self.dir)?.sync_all()
         };
-        stored().map_err(|error| {
-            let reason = Reason::new(ReasonCode::StageFailed).with("operation", "write");
-            reason.with("path", path.display()).with("problem", error)
-        })?;
+        stored().inspect_err(|_| drop(std::fs::remove_file(&temporary))).map_err(failed(
+            ReasonCode::StageFailed,
+            "write",
+            &path,
+        ))?;
         crash::point("manifest.store.after");
         Ok(())
     }

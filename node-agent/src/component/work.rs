@@ -8,6 +8,7 @@ use upfleet_domain::{
     files::OnLocalChange,
     id::UpgradeId,
     reason::{Reason, ReasonCode},
+    release::MAX_ARTIFACT_BYTES,
     state::Layer,
     upgrade::{
         policy::Policy,
@@ -165,6 +166,10 @@ impl<W: World> Tools<W> {
             files.is_none_or(|files| files.on_local_change == OnLocalChange::Refuse)
         });
         let changes = if refuses { looked.changes.list(MAX_CHANGES) } else { Vec::new() };
+        let files = release.as_ref().and_then(|release| release.manifest().files.as_ref());
+        // What lies there unpacked has its room.
+        let files = files.filter(|_| looked.fetched < MAX_ARTIFACT_BYTES);
+        let unpacked = files.map_or(0, exec::unpacked);
         let base = release.and_then(|release| release.reference(&self.policy.platform).ok());
         let file = digest.filter(|_| looked.installed != digest);
         let file = file.map(|digest| self.executor.place().version(&digest));
@@ -192,6 +197,7 @@ impl<W: World> Tools<W> {
             available: looked.available,
             fetched: looked.fetched,
             links: looked.links,
+            unpacked,
             forbidden,
             layers,
             damage,

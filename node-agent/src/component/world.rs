@@ -32,6 +32,26 @@ use crate::{
 const EVIDENCE_LINES: usize = 200;
 /// How much of each of them.
 const EVIDENCE_COLUMNS: usize = 500;
+/// How much of all of them together, as the journal writes them: a record has to fit into the space that is kept for it.
+const EVIDENCE_BYTES: usize = 48 * 1024;
+
+/// The last lines of output as evidence, within its bounds.
+#[must_use]
+pub fn evident(lines: Vec<String>) -> Vec<String> {
+    let short = |line: String| line.chars().take(EVIDENCE_COLUMNS).collect::<String>();
+    let written = |line: &String| serde_json::to_string(line).map_or(0, |text| text.len() + 1);
+    let mut room = EVIDENCE_BYTES;
+    let newest = lines.into_iter().rev().take(EVIDENCE_LINES).map(short);
+    let mut kept: Vec<String> = newest
+        .take_while(|line| {
+            let fits = written(line) <= room;
+            room = room.saturating_sub(written(line));
+            fits
+        })
+        .collect();
+    kept.reverse();
+    kept
+}
 
 /// What tells how a fetch goes.
 pub type OnProgress<'a> = &'a (dyn Fn(Progress) + Send + Sync);
@@ -253,13 +273,12 @@ impl World for Node {
             Process::Running { .. } => "runs".to_owned(),
             Process::NotRun => "does not run".to_owned(),
         };
-        let short = |line: String| line.chars().take(EVIDENCE_COLUMNS).collect();
-        let mut lines: Vec<String> =
-            self.supervisor.launch_tail(EVIDENCE_LINES).await.into_iter().map(short).collect();
+        let mut lines = self.supervisor.launch_tail(EVIDENCE_LINES).await;
         // Many programs end their last words with an empty line, which says nothing.
         while lines.last().is_some_and(|line| line.trim().is_empty()) {
             lines.pop();
         }
+        let lines = evident(lines);
         Evidence { exit, lines, probe_results: Vec::new() }
     }
 

@@ -36,6 +36,7 @@ use super::{
     tree::{Cache, walk},
 };
 use crate::{config::SwapMode, crash};
+pub use verify::unpacked;
 
 /// How a component's directory is treated.
 #[derive(Clone, Debug)]

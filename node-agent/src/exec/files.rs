@@ -3,11 +3,11 @@
 use std::{
     fs::{DirBuilder, File, OpenOptions},
     io::{self, Read as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _, symlink},
     path::Path,
 };
 
-use rustix::fs::{Advice, OFlags};
+use rustix::fs::{Advice, OFlags, statvfs};
 use sha2::{Digest as _, Sha256};
 use upfleet_domain::{
     digest::Digest,
@@ -82,14 +82,34 @@ pub(super) fn remove_if_there(path: &Path) -> io::Result<bool> {
     }
 }
 
+/// Makes the link `path` to `target`: another name of the link `kept`, which takes no space, where that leads there.
+pub(super) fn relink(kept: &Path, target: &Path, path: &Path) -> io::Result<()> {
+    if std::fs::read_link(kept).is_ok_and(|found| found == target) && std::fs::hard_link(kept, path).is_ok() {
+        return Ok(());
+    }
+    symlink(target, path)
+}
+
+/// A trial that only found the disk full: how much room there has to be is judged elsewhere, and a way back needs none.
+pub(super) fn unless_full(trial: io::Result<()>) -> io::Result<()> {
+    match trial {
+        Err(error) if error.kind() == io::ErrorKind::StorageFull => Ok(()),
+        trial => trial,
+    }
+}
+
 /// Says what failed: which operation on which file, with a clear text for what people meet most.
-pub(super) fn failed(
+pub(crate) fn failed(
     code: ReasonCode,
     operation: &'static str,
     path: &Path,
 ) -> impl FnOnce(io::Error) -> Reason {
-    let path = path.display().to_string();
+    let (at, path) = (path.to_owned(), path.display().to_string());
     move |error| {
+        if let io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded = error.kind() {
+            let full = full(&at).with("operation", operation);
+            return full.with("problem", problem(&error));
+        }
         let code = match error.kind() {
             io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => ReasonCode::NotPermitted,
             _ => code,
@@ -97,6 +117,15 @@ pub(super) fn failed(
         let reason = Reason::new(code).with("operation", operation).with("path", path);
         reason.with("problem", problem(&error))
     }
+}
+
+/// What is said where a file system took no more, for bytes or for names.
+fn full(path: &Path) -> Reason {
+    let space = path.ancestors().find_map(|above| statvfs(above).ok());
+    let available = space.as_ref().map_or(0, |space| space.f_bavail.saturating_mul(space.f_frsize));
+    let names = space.is_some_and(|space| space.f_files > 0 && space.f_favail == 0);
+    let reason = Reason::new(ReasonCode::DiskFull).with("path", path.display());
+    reason.with("available", available).with("needed", if names { "free inodes" } else { "more" })
 }
 
 fn problem(error: &io::Error) -> String {

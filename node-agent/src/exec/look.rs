@@ -18,7 +18,7 @@ use upfleet_domain::{
 use super::{
     Lying, Place,
     backup::linkless,
-    files::{failed, hash_file, make_store, remove_if_there},
+    files::{failed, hash_file, make_store, remove_if_there, unless_full},
 };
 
 /// What a check before an upgrade found on the disk.
@@ -140,18 +140,25 @@ fn trial(place: &Place, installed: bool) -> Result<bool, Reason> {
     }
     let temporary = &place.temporary;
     let tried = || -> io::Result<()> {
-        remove_if_there(temporary)?;
-        OpenOptions::new().write(true).create_new(true).mode(0o600).open(temporary)?;
-        remove_if_there(temporary)?;
-        Ok(())
+        let stored = place.versions().join(".trial.tmp");
+        for path in [temporary, &stored] {
+            remove_if_there(path)?;
+        }
+        OpenOptions::new().write(true).create_new(true).mode(0o600).open(&stored)?;
+        // A mount of its own is another file system to a rename, whatever its device says.
+        let moved = std::fs::rename(&stored, temporary);
+        for path in [temporary, &stored] {
+            remove_if_there(path)?;
+        }
+        moved
     };
-    tried().map_err(failed(ReasonCode::NotPermitted, "write beside", &place.path))?;
+    unless_full(tried()).map_err(failed(ReasonCode::NotPermitted, "write beside", &place.path))?;
     if !installed {
         return Ok(true);
     }
     match std::fs::hard_link(&place.path, temporary) {
         Ok(()) => remove_if_there(temporary).map_err(forbidden("remove a link to")),
         Err(error) if linkless(&error) => Ok(false),
-        Err(error) => Err(forbidden("link")(error)),
+        Err(error) => unless_full(Err(error)).map(|()| true).map_err(forbidden("link")),
     }
 }

@@ -31,7 +31,8 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-pub use directory::DirectoryRules;
+pub use directory::{DirectoryRules, unpacked};
+pub(crate) use files::failed;
 pub use files::hash_file;
 pub use look::Looked;
 pub use meta::FirstInstall;

@@ -90,6 +90,9 @@ impl Record {
     }
 }
 
+/// What the name of a kept link ends with, among the records.
+pub(super) const LINK: &str = ".link";
+
 /// All versions that are remembered, and the directories that lie in the store.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Store {

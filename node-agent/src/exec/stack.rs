@@ -32,6 +32,8 @@ use super::{
 const STACK: &str = "stack.json";
 /// The link to the set in force.
 const CURRENT: &str = "current";
+/// The link to a set as it will lie beside it, kept in the set: switching links it, and takes no space.
+const LINK: &str = "link";
 /// What stands for the set's own directory where its files are hashed: its name follows from those hashes.
 const OWN: &str = "{set}";
 /// The format of [`Description`].

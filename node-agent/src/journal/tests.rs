@@ -139,5 +139,21 @@ fn it_is_compacted_and_stays_within_bounds() {
     journal.compact(&big);
     assert_eq!(number(&Journal::open(dir.path(), &web()).unwrap()), Some(60));
     let files: Vec<_> = std::fs::read_dir(dir.path()).unwrap().collect();
-    assert_eq!(files.len(), 1, "nothing temporary is left");
+    assert_eq!(files.len(), 2, "the journal and its spare");
+}
+
+/// A file that the kernel could not write is never trusted again.
+#[test]
+fn after_a_failed_sync_another_file_is_written() {
+    use std::os::unix::fs::MetadataExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    let mut journal = Journal::open(dir.path(), &web()).unwrap().journal;
+    let inode = || std::fs::metadata(dir.path().join("web.journal")).unwrap().ino();
+    journal.append(&record(1)).unwrap();
+    let before = inode();
+    journal.failed = true;
+    journal.append(&record(2)).unwrap();
+    assert_ne!(inode(), before);
+    assert!(!journal.failed);
+    assert_eq!(number(&Journal::open(dir.path(), &web()).unwrap()), Some(2));
 }

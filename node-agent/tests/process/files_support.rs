@@ -39,8 +39,10 @@ use super::support::AGENT;
 pub struct Release {
     /// As an order names it.
     pub reference: ReleaseRef,
-    manifest: ManifestBytes,
-    artifact: Vec<u8>,
+    /// What is sent along with the order.
+    pub manifest: ManifestBytes,
+    /// The archive.
+    pub artifact: Vec<u8>,
 }
 
 /// Makes a release of these files. What begins with `bin/` may be executed.

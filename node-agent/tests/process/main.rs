@@ -3,12 +3,15 @@
 #![expect(clippy::unwrap_used, reason = "a test says by panicking what went wrong")]
 
 mod crash;
+mod disk;
 mod files;
 mod files_crash;
 mod files_support;
 mod hostile;
 mod inputs;
+mod releases;
 mod shim;
 mod stack_crash;
 mod support;
 mod systemd;
+mod world;

@@ -8,7 +8,7 @@
 use std::{
     collections::BTreeSet,
     os::unix::process::ExitStatusExt as _,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Stdio},
     sync::Mutex,
     time::{Duration, Instant},
@@ -17,44 +17,29 @@ use std::{
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use upfleet_agent::{
-    component::{
-        self, Exclusives, ManifestBytes, Outgoing, Shared,
-        stack::{Asked, View},
-        world::{OnProgress, World},
-    },
+    component::{self, Exclusives, ManifestBytes, Outgoing, Shared},
     config::ComponentConfig,
     crash::{STACK_POINTS, VARIABLE},
-    exec::{
-        Place, hash_file, jar,
-        stack::{self, Content, SetFile, SetFiles, jar_name},
-    },
+    exec::{hash_file, stack},
     journal::Journal,
     platform::node_platform,
-    shim::spec::{self, Input, SPEC, Spec},
-    supervise::{Launch, ProcessStateInfo, Supervisor, shim_dir},
+    shim::spec::{self, SPEC, Spec},
+    supervise::{Supervisor, shim_dir},
 };
 use upfleet_domain::{
-    digest::Digest,
-    jvm::{ClassProof, Mechanism, Proof, Standing},
     order::{DesiredState, Generation, Target},
-    patch::{BaseRange, Live, PatchSpec, PatchedClass},
-    reason::{Reason, ReasonCode},
-    release::{ArtifactRef, FORMAT, Kind, Manifest, Platform},
-    state::{Base, ComponentState, Layer, ReleaseRef, stack_digest},
-    time::Time,
-    upgrade::{
-        Evidence, Outcome,
-        record::Record,
-        step::{Failure, Process},
-    },
+    state::{Base, ComponentState, stack_digest},
+    upgrade::{Outcome, record::Record},
 };
 
-use super::support::AGENT;
+use super::{
+    releases::{artifact, base, patch, place, state},
+    support::AGENT,
+    world::Local,
+};
 
 const DIR: &str = "UPFLEET_STACK_HARNESS_DIR";
 const ORDER: &str = "UPFLEET_STACK_HARNESS_ORDER";
-/// The number of the patch whose class never comes into force.
-const UNLOADABLE: u32 = 9;
 
 fn config(dir: &Path) -> ComponentConfig {
     let text = format!(
@@ -67,228 +52,6 @@ fn config(dir: &Path) -> ComponentConfig {
 
 fn supervisor(dir: &Path) -> Supervisor {
     Supervisor::with_program(&dir.join("state"), &config(dir), Path::new(AGENT))
-}
-
-fn place(dir: &Path) -> Place {
-    Place::new(&"app".parse().unwrap(), &dir.join("app"))
-}
-
-/// The bytes of base `n`: a program, and what tells it from others.
-fn base_bytes(n: u64) -> Vec<u8> {
-    [std::fs::read("/bin/sleep").unwrap(), format!("base {n}").into_bytes()].concat()
-}
-
-fn class(number: u32) -> Vec<u8> {
-    [&[0xca, 0xfe, 0xba, 0xbe, 0, 0, 0, 52], format!("class of {number}").as_bytes()].concat()
-}
-
-fn patch_bytes(number: u32) -> Vec<u8> {
-    jar::write("Manifest-Version: 1.0\r\n\r\n", &[("com/acme/Greeter.class".to_owned(), class(number))])
-        .unwrap()
-}
-
-fn published(manifest: Manifest, bytes: &[u8]) -> (ReleaseRef, ManifestBytes) {
-    let artifacts = vec![ArtifactRef {
-        platform: Platform { arch: "any".to_owned(), ..node_platform() },
-        sha256: Digest::of(bytes),
-        md5: None,
-        size: bytes.len() as u64,
-        sources: vec![],
-        encodings: vec![],
-    }];
-    let manifest = Manifest { artifacts, ..manifest };
-    let text = manifest.to_bytes();
-    let release = ReleaseRef {
-        component: manifest.component,
-        version: manifest.version,
-        sequence: manifest.sequence,
-        manifest: Digest::of(&text),
-        artifact: Digest::of(bytes),
-    };
-    (release, ManifestBytes { bytes: text, signatures: vec![] })
-}
-
-fn manifest(kind: Kind, version: &str, sequence: u64, patch: Option<PatchSpec>) -> Manifest {
-    Manifest {
-        format: FORMAT,
-        component: "app".parse().unwrap(),
-        version: version.parse().unwrap(),
-        sequence,
-        kind,
-        notes: String::new(),
-        artifacts: vec![],
-        fixes: vec![],
-        patch,
-        files: None,
-    }
-}
-
-fn base(n: u64) -> (ReleaseRef, ManifestBytes) {
-    published(manifest(Kind::Binary, &format!("1.0.{n}"), n, None), &base_bytes(n))
-}
-
-fn patch(number: u32) -> (Layer, ManifestBytes) {
-    let class = PatchedClass {
-        name: "com.acme.Greeter".to_owned(),
-        accepts: vec![Digest::of(b"the application's")],
-        parent: Some(Digest::of(b"the application's")),
-        patched: Digest::of(&class(number)),
-        major: 52,
-    };
-    let spec = PatchSpec {
-        number,
-        base: BaseRange::default(),
-        fixes: vec![],
-        classes: vec![class],
-        resources: vec![],
-        removed: vec![],
-        requires: vec![],
-        supersedes: vec![],
-        module: None,
-        live: Live { possible: true, problems: vec![] },
-        needs_restart: false,
-    };
-    let manifest = manifest(Kind::Patch, &format!("p{number}"), number.into(), Some(spec));
-    let (release, manifest) = published(manifest, &patch_bytes(number));
-    (Layer { number, release, retired: false, contains: vec![] }, manifest)
-}
-
-fn state(n: u64, patches: &[u32]) -> ComponentState {
-    ComponentState {
-        base: Base::Release(base(n).0),
-        layers: patches.iter().map(|number| patch(*number).0).collect(),
-    }
-}
-
-/// The real process, probe and stack sets; bytes come from where the test has them, and classes are in force by what
-/// the shim says of the process.
-struct Local {
-    config: ComponentConfig,
-    place: Place,
-    supervisor: Supervisor,
-}
-
-impl Local {
-    /// What the configuration says to run, with the stack that lies there.
-    fn launch(&self, digest: Digest, view: &View) -> Result<Launch, Reason> {
-        let launch = Launch::of(&self.config, Some(digest));
-        let current = stack::current(&self.place)?;
-        let layers = current.as_ref().map(|current| current.layers.clone()).unwrap_or_default();
-        assert_eq!(stack_digest(&layers), view.digest(), "started with a stack that is not in force");
-        let Some(current) = current else { return Ok(launch) };
-        let input =
-            |(name, digest): &(String, Digest)| Input { path: current.dir.join(name), digest: *digest };
-        Ok(Launch {
-            inputs: current.files.iter().map(input).collect(),
-            stack: stack_digest(&current.layers),
-            ..launch
-        })
-    }
-
-    async fn proof(&self, view: &View) -> Option<Proof> {
-        let process = self.process().await;
-        let old = process.stack() != view.digest();
-        let class = |layer: &Layer| ClassProof {
-            class: "com.acme.Greeter".to_owned(),
-            number: layer.number,
-            standing: if old || layer.number == UNLOADABLE { Standing::Old } else { Standing::Proved },
-            loader: "app".to_owned(),
-            source: None,
-            original: None,
-            expected: layer.release.artifact,
-            mechanism: Mechanism::ClassPath,
-            problem: String::new(),
-        };
-        Some(Proof {
-            pid: process.pid()?,
-            mechanism: Mechanism::ClassPath,
-            classes: view.recorded().iter().map(class).collect(),
-            alarms: vec![],
-            time: Time(0),
-        })
-    }
-}
-
-impl World for Local {
-    async fn fetch(&self, artifact: ArtifactRef, part: PathBuf, _: OnProgress<'_>) -> Result<(), Reason> {
-        let all = (1..4).map(base_bytes).chain((1..10).map(patch_bytes));
-        let bytes = all.into_iter().find(|bytes| Digest::of(bytes) == artifact.sha256).unwrap();
-        std::fs::write(part, bytes).unwrap();
-        Ok(())
-    }
-
-    async fn start(&self, digest: Digest, stack: View) -> Result<Process, Failure> {
-        let started = self.supervisor.start(&self.launch(digest, &stack)?).await;
-        let info = started.map_err(|fault| Failure::from(fault.reason))?;
-        Ok(Process::Running { pid: info.pid, digest: info.digest, stack: info.stack })
-    }
-
-    async fn stop(&self) -> Result<(), Failure> {
-        self.supervisor.stop().await.map_err(|fault| Failure::from(fault.reason))
-    }
-
-    async fn process(&self) -> Process {
-        match self.supervisor.process().await {
-            Ok(ProcessStateInfo::Running(info)) => {
-                Process::Running { pid: info.pid, digest: info.digest, stack: info.stack }
-            }
-            Ok(state) => match state.last_exit() {
-                Some(exit) => Process::Down { exit: exit.to_string() },
-                None => Process::NotRun,
-            },
-            Err(_) => Process::NotRun,
-        }
-    }
-
-    async fn reload(&self) -> Result<String, Failure> {
-        Ok("told".to_owned())
-    }
-
-    async fn probe(&self, _: usize) -> Result<(), String> {
-        self.supervisor.process().await.map_err(|fault| fault.to_string())?.up().map(drop)
-    }
-
-    async fn evidence(&self) -> Evidence {
-        Evidence::default()
-    }
-
-    async fn tail(&self, _: usize) -> Vec<String> {
-        Vec::new()
-    }
-
-    async fn fit(&self, _: Asked) -> Result<Vec<Reason>, Reason> {
-        Ok(Vec::new())
-    }
-
-    fn set(&self, view: &View) -> Result<Option<SetFiles>, Reason> {
-        let layers = view.recorded();
-        if stack_digest(&layers).is_none() {
-            return Ok(None);
-        }
-        let files = |dir: &Path| {
-            let jar = |layer: &Layer| SetFile {
-                name: jar_name(layer.number, &layer.release.artifact),
-                content: Content::Version(layer.release.artifact),
-            };
-            let mut files: Vec<SetFile> = layers.iter().map(jar).collect();
-            let arguments = format!("-cp {}\n", dir.display()).into_bytes();
-            files.push(SetFile { name: "java.args".to_owned(), content: Content::Bytes(arguments) });
-            Ok(files)
-        };
-        SetFiles::new(&self.place, &layers, Mechanism::ClassPath, files).map(Some)
-    }
-
-    async fn patch_live(&self, stack: View) -> Result<Option<Proof>, Failure> {
-        let process = self.process().await;
-        let Some(digest) = process.digest() else { return Err(Reason::new(ReasonCode::JvmGone).into()) };
-        let launch = self.launch(digest, &stack)?;
-        self.supervisor.replace(&launch).await.map_err(|fault| Failure::from(fault.reason))?;
-        Ok(self.proof(&stack).await)
-    }
-
-    async fn prove(&self, stack: View) -> Result<Option<Proof>, Failure> {
-        Ok(self.proof(&stack).await)
-    }
 }
 
 /// What changes; each begins on base 1 with patch 1.
@@ -385,7 +148,7 @@ fn harness() {
 
 async fn drive(dir: &Path, change: Change) {
     let config = config(dir);
-    let world = Local { place: place(dir), supervisor: supervisor(dir), config: config.clone() };
+    let world = Local::new(&dir.join("state"), &config, artifact, |_, _| {});
     let (sender, mut outgoing) = mpsc::channel(1024);
     let shutdown = CancellationToken::new();
     let shared = Shared {

@@ -20,7 +20,7 @@ use crate::{
     config::SwapMode,
     exec::{
         Looked,
-        files::{failed, remove_if_there},
+        files::{failed, remove_if_there, unless_full},
         meta,
         record::inode,
     },
@@ -75,10 +75,10 @@ fn trial(directory: &Directory) -> Result<(), Reason> {
         remove_if_there(temporary)?;
         given
     };
-    tried().map_err(failed(ReasonCode::NotPermitted, "write beside", &place.path))?;
+    unless_full(tried()).map_err(failed(ReasonCode::NotPermitted, "write beside", &place.path))?;
     let real = inode(&place.path).map_err(forbidden("look at"))?.is_some();
     if real || directory.rules.swap == SwapMode::Exchange {
-        try_exchange(&place.versions()).map_err(|error| {
+        unless_full(try_exchange(&place.versions())).map_err(|error| {
             let text = format!("its file system can't exchange two names ({error}); use swap = \"link\" and no real directory");
             forbidden("exchange")(io::Error::new(io::ErrorKind::Unsupported, text))
         })?;
@@ -105,13 +105,14 @@ fn special(directory: &Directory) -> Result<(), Reason> {
 
 fn try_exchange(versions: &Path) -> io::Result<()> {
     let (one, other) = (versions.join(".try-1"), versions.join(".try-2"));
-    for dir in [&one, &other] {
-        super::prune::remove_tree(dir)?;
-        std::fs::create_dir(dir)?;
+    for file in [&one, &other] {
+        super::prune::remove_tree(file)?;
     }
-    let exchanged = exchange(&one, &other);
-    for dir in [&one, &other] {
-        super::prune::remove_tree(dir)?;
+    // Empty files, which take less than directories do.
+    let make = |path| OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map(drop);
+    let exchanged = make(&one).and_then(|()| make(&other)).and_then(|()| exchange(&one, &other));
+    for file in [&one, &other] {
+        remove_if_there(file)?;
     }
     exchanged
 }

@@ -12,7 +12,7 @@ use crate::{
     crash,
     exec::{
         files::{failed, remove_if_there},
-        record::{Store, inode, names},
+        record::{LINK, Store, inode, names},
     },
 };
 
@@ -40,7 +40,8 @@ impl Directory {
                 }
             }
             for (name, path) in names(&self.place.trees())? {
-                if name.starts_with('.') {
+                let gone = |version: &str| !self.place.versions().join(version).exists();
+                if name.starts_with('.') || name.strip_suffix(LINK).is_some_and(gone) {
                     remove_if_there(&path)?;
                 }
             }

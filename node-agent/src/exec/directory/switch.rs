@@ -1,7 +1,11 @@
 //! Switching, forward and back: one rename of a link, or one exchange of two names. Whoever looks up the component's path
 //! at any moment finds the old version or the new one, complete.
 
-use std::{io, os::unix::fs::symlink, path::Path};
+use std::{
+    io,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use upfleet_domain::{
@@ -14,8 +18,8 @@ use crate::{
     config::SwapMode,
     crash,
     exec::{
-        files::{failed, remove_if_there, sync_dir},
-        record::{Store, inode, names},
+        files::{failed, relink, remove_if_there, sync_dir},
+        record::{LINK, Store, inode, names},
     },
 };
 
@@ -63,10 +67,39 @@ impl Directory {
         let (path, temporary) = (&self.place.path, &self.place.temporary);
         // A relative target, so that the component can be moved together with its store.
         let target = dir.strip_prefix(&self.place.parent).unwrap_or(dir);
+        self.keep_link()?;
         remove_if_there(temporary)?;
-        symlink(target, temporary)?;
+        relink(&self.kept_link(dir), target, temporary)?;
         crash::point("switch.linked");
         if inode(path)?.is_some() { exchange(temporary, path) } else { std::fs::rename(temporary, path) }
+    }
+
+    /// Where the link to a version is kept, so that putting that back takes no space: a long link takes some.
+    fn kept_link(&self, dir: &Path) -> PathBuf {
+        let name = dir.file_name().unwrap_or_default().to_string_lossy();
+        self.place.trees().join(format!("{name}{LINK}"))
+    }
+
+    /// Keeps a link to what is in place: the very link, or for a real directory one to where it will lie.
+    fn keep_link(&self) -> io::Result<()> {
+        let path = &self.place.path;
+        let Some(real) = self.real()? else { return Ok(()) };
+        let kept = if real == *path {
+            let store = Store::load(&self.place)?;
+            let Some(record) = inode(path)?.and_then(|inode| store.of_inode(inode).next()) else {
+                return Ok(());
+            };
+            let dir = self.free(&record.digest);
+            let kept = self.kept_link(&dir);
+            remove_if_there(&kept)?;
+            symlink(dir.strip_prefix(&self.place.parent).unwrap_or(&dir), kept)
+        } else {
+            std::fs::hard_link(path, self.kept_link(&real))
+        };
+        match kept {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            kept => kept,
+        }
     }
 
     fn synced(&self) -> Result<(), Reason> {

@@ -19,6 +19,12 @@ use crate::exec::{
 /// What a file takes on the disk at most beside its bytes.
 const PER_FILE: u64 = 8192;
 
+/// Bytes that the files of a release take at most, once they are unpacked.
+#[must_use]
+pub fn unpacked(spec: &FilesSpec) -> u64 {
+    spec.size().saturating_add(PER_FILE.saturating_mul(spec.entries.len() as u64))
+}
+
 impl Directory {
     pub(super) fn verify(&self, digest: &Digest, spec: &FilesSpec) -> Result<(), Reason> {
         let part = self.place.part(digest);
@@ -49,7 +55,7 @@ impl Directory {
         let space = statvfs(&dir).map_err(io::Error::from);
         let space = space.map_err(failed(ReasonCode::StageFailed, "read", &dir))?;
         let available = space.f_bavail.saturating_mul(space.f_frsize);
-        let needed = spec.size().saturating_add(PER_FILE.saturating_mul(spec.entries.len() as u64));
+        let needed = unpacked(spec);
         if available >= needed {
             return Ok(());
         }

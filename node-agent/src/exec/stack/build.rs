@@ -10,13 +10,13 @@ use std::{
 
 use upfleet_domain::reason::{Reason, ReasonCode};
 
-use super::{Content, STACK, SetFiles, read};
+use super::{Content, LINK, STACK, SetFiles, read};
 use crate::{
     crash,
     exec::{
         Place,
         backup::linkless,
-        files::{failed, make_store, remove_if_there, sync_dir},
+        files::{failed, make_store, relink, remove_if_there, sync_dir},
     },
 };
 
@@ -45,7 +45,7 @@ pub fn switch(place: &Place, set: Option<&SetFiles>) -> Result<(), Reason> {
     }
     let temporary = place.stacks().join(".current");
     remove_if_there(&temporary).map_err(wrong("remove"))?;
-    symlink(name, &temporary).map_err(wrong("link"))?;
+    relink(&set.dir.join(LINK), Path::new(name), &temporary).map_err(wrong("link"))?;
     crash::point("stack.linked");
     fs::rename(&temporary, &link).map_err(wrong("rename to"))?;
     crash::point("stack.switched");
@@ -74,6 +74,7 @@ fn build(place: &Place, set: &SetFiles) -> io::Result<()> {
             Content::Version(digest) => link(&place.version(digest), &path)?,
         }
     }
+    symlink(name.as_ref(), temporary.join(LINK))?;
     write(&temporary.join(STACK), &set.description)?;
     sync_dir(&temporary)?;
     crash::point("stack.written");

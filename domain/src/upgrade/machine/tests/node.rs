@@ -421,6 +421,7 @@ impl Node {
             available: 1 << 30,
             fetched: 0,
             links: true,
+            unpacked: 0,
             forbidden: None,
             layers: if self.damage.is_none() { self.layers.clone() } else { vec![] },
             damage: self.damage.clone(),
