@@ -16,6 +16,7 @@ pub mod identity;
 pub mod journal;
 pub mod jvm;
 pub mod local;
+pub mod notify;
 pub mod platform;
 pub mod probe;
 pub mod processes;

@@ -28,6 +28,7 @@ use crate::{
     download::Fetcher,
     identity::{Identities, IdentityError},
     local,
+    notify::{self, Listener, Watched},
     platform::node_platform,
     transport::{self, Connector, Link, Purpose, Transport},
 };
@@ -96,9 +97,13 @@ pub async fn run(dir: &Path, shutdown: CancellationToken) -> Result<(), RunError
         agent.start(&component);
     }
     let services = CancellationToken::new();
-    let serving = agent.serve(connector, said, damage, &services);
-    agent.signals(dir, &shutdown).await;
+    let (serving, link) = agent.serve(connector, said, damage, &services);
+    let (watched, asked) = Watched::new(agent.handles.clone(), link);
+    let notifying = watched.follow(services.clone());
+    agent.signals(dir, &shutdown, asked).await;
+    notify::stopping();
     services.cancel();
+    notifying.abort();
     agent.end().await;
     let _ = tokio::time::timeout(GRACE, serving).await;
     Ok(())
@@ -147,7 +152,7 @@ impl Agent {
         mut said: mpsc::Receiver<Outgoing>,
         damage: Option<Reason>,
         shutdown: &CancellationToken,
-    ) -> JoinHandle<()> {
+    ) -> (JoinHandle<()>, Option<watch::Receiver<Link>>) {
         let handles = self.handles.clone();
         let dirs = (self.config.run_dir.clone(), self.config.state_dir.clone());
         let token = shutdown.clone();
@@ -156,6 +161,8 @@ impl Agent {
         let problem = damage.map(|damage| damage.message());
         let enrolled = connector.is_some() || problem.is_some();
         let (link, seen) = watch::channel(Link { problem, ..Link::new(configured) });
+        let seen = enrolled.then_some(seen);
+        let shown = seen.clone();
         let controller = async move {
             match connector {
                 Some(connector) => {
@@ -167,17 +174,17 @@ impl Agent {
             }
         };
         let (handles, token) = (self.handles.clone(), shutdown.clone());
-        tokio::spawn(async move {
-            let seen = enrolled.then_some(seen);
+        let serving = tokio::spawn(async move {
             tokio::select! {
                 ((), ()) = async { tokio::join!(controller, serve_locally(&dirs, handles, node, seen)) } => {}
                 () = token.cancelled() => {}
             }
-        })
+        });
+        (serving, shown)
     }
 
-    /// Waits for signals until the agent is to end.
-    async fn signals(&mut self, dir: &Path, shutdown: &CancellationToken) {
+    /// Waits for signals until the agent is to end, and answers whoever asks whether this loop lives.
+    async fn signals(&mut self, dir: &Path, shutdown: &CancellationToken, mut asked: Listener) {
         let listen = |kind| signal(kind).expect("the runtime handles signals");
         let (mut term, mut int) = (listen(SignalKind::terminate()), listen(SignalKind::interrupt()));
         let mut hup = listen(SignalKind::hangup());
@@ -186,7 +193,12 @@ impl Agent {
                 () = shutdown.cancelled() => return,
                 _ = term.recv() => return,
                 _ = int.recv() => return,
-                _ = hup.recv() => self.reload(dir).await,
+                _ = hup.recv() => {
+                    asked.reloading();
+                    self.reload(dir).await;
+                    asked.reloaded();
+                }
+                () = asked.answer() => {}
             }
         }
     }

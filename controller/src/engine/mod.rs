@@ -79,6 +79,9 @@ struct Shared {
     tasks: TaskTracker,
     /// When this engine began: nodes not heard since then are given the time to come back.
     began: upfleet_domain::time::Time,
+    /// Somebody asks whether the engine's loop lives; it says so.
+    asked: Notify,
+    answered: Notify,
 }
 
 impl Engine {
@@ -87,7 +90,16 @@ impl Engine {
     pub fn new(store: Arc<dyn Store>, clock: Clock, holder: Option<String>, stop: CancellationToken) -> Self {
         let began = clock.now();
         let (drivers, tasks) = (Mutex::default(), TaskTracker::new());
-        Self(Arc::new(Shared { store, clock, stop, holder, drivers, tasks, began }))
+        let (asked, answered) = (Notify::new(), Notify::new());
+        Self(Arc::new(Shared { store, clock, stop, holder, drivers, tasks, began, asked, answered }))
+    }
+
+    /// Returns once the engine's loop has come round; never where it does not run.
+    pub async fn answers(&self) {
+        // Listens before it asks, so that no answer is missed.
+        let answered = self.0.answered.notified();
+        self.0.asked.notify_one();
+        answered.await;
     }
 
     /// Follows the store until stopped, then waits for the drivers to come to rest.
@@ -98,6 +110,7 @@ impl Engine {
         loop {
             tokio::select! {
                 () = self.0.stop.cancelled() => break,
+                () = self.0.asked.notified() => self.0.answered.notify_waiters(),
                 _ = sweeps.tick() => self.sweep().await,
                 notice = notices.recv() => match notice {
                     Ok(notice) => self.notice(&notice).await,

@@ -9,6 +9,7 @@ mod http;
 mod keep;
 mod listen;
 mod logs;
+mod notify;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -107,6 +108,7 @@ pub struct Running {
     pub endpoints: Endpoints,
     /// Its operations, for other doors and for tests.
     pub operations: Operations,
+    engine: Engine,
     store: Arc<SqliteStore>,
     data: DataDir,
     live: Live,
@@ -201,14 +203,15 @@ pub async fn start(options: &Options, clock: Clock) -> Result<Running, ServeErro
     tasks.spawn(http::serve(metrics, operations.clone(), live.clone(), certificates.clone(), stop.clone()));
     tasks.spawn(operations.sessions.clone().run());
     // One controller drives all rollouts, so that leases have no holder.
-    tasks.spawn(Engine::new(shared.clone(), clock.clone(), None, stop.clone()).run());
+    let engine = Engine::new(shared.clone(), clock.clone(), None, stop.clone());
+    tasks.spawn(engine.clone().run());
     tasks.spawn(tls::cut_refused(shared.clone(), live.clone(), clock.clone(), stop.clone()));
     tasks.spawn(tls::keep_renewed(certificates, shared, clock, stop.clone()));
     tasks.spawn(keep::house(operations.clone(), stop.clone()));
 
     publish(data, &endpoints)?;
     tracing::info!(api = %endpoints.api, enroll = %endpoints.enroll, metrics = %endpoints.metrics, "serving");
-    Ok(Running { endpoints, operations, store, data: data.clone(), live, strangers, stop, tasks })
+    Ok(Running { endpoints, operations, engine, store, data: data.clone(), live, strangers, stop, tasks })
 }
 
 /// Runs a controller until SIGTERM or SIGINT.
@@ -217,6 +220,7 @@ pub async fn start(options: &Options, clock: Clock) -> Result<Running, ServeErro
 /// [`ServeError`] where it can't start, or where a part of it ends by itself: whoever keeps it running must see that.
 pub async fn run(options: &Options) -> Result<(), ServeError> {
     let mut running = start(options, Clock::steady()).await?;
+    let telling = notify::tell(running.operations.clone(), running.engine.clone());
     let outcome = tokio::select! {
         () = asked_to_stop() => Ok(()),
         () = running.failed() => Err(ServeError::PartEnded),
@@ -225,6 +229,8 @@ pub async fn run(options: &Options) -> Result<(), ServeError> {
         Ok(()) => tracing::info!("asked to stop"),
         Err(_) => tracing::error!("a part of the controller ended; stops"),
     }
+    telling.abort();
+    notify::stopping();
     running.stop().await;
     outcome
 }

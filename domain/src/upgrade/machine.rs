@@ -155,6 +155,13 @@ impl Machine {
         Some(reason.since(passage.since).until(Some(passage.deadline)))
     }
 
+    /// When what is watched will have been healthy for its soak time; `None` where nothing healthy is watched.
+    #[must_use]
+    pub fn soaked_at(&self) -> Option<Time> {
+        let probing = self.record.passage.as_ref().is_some_and(|passage| passage.phase == Phase::Probing);
+        self.watch.as_ref().filter(|_| probing).and_then(Watch::soaked_at)
+    }
+
     /// What the controller is told of the component.
     #[must_use]
     pub fn inventory(&self) -> ComponentInventory {

@@ -213,6 +213,12 @@ impl Watch {
         self.healthy.is_some()
     }
 
+    /// When it has been healthy for the soak time; `None` while it is not healthy.
+    #[must_use]
+    pub fn soaked_at(&self) -> Option<Time> {
+        self.healthy.map(|since| since.after(self.soak))
+    }
+
     /// The last problem a probe reported.
     #[must_use]
     pub fn problem(&self) -> &str {

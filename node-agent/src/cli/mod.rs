@@ -6,6 +6,7 @@
 
 mod apply;
 mod check_config;
+mod check_stack;
 mod diagnostics;
 mod enroll;
 mod history;
@@ -127,6 +128,8 @@ enum Command {
     History(history::Show),
     /// Show the patch stacks of this node and what the running JVMs say of them
     Stack(stack::Show),
+    /// Check that the patches which a JVM is started with are what they were; for units, before each start
+    CheckStack(check_stack::CheckStack),
     /// List the JVMs that run on this node
     Jvms(jvms::Show),
     /// Check the configuration and show every mistake in it
@@ -174,6 +177,7 @@ pub fn main() -> ExitCode {
         Command::History(show) => show.run(&cli.global),
         Command::Stack(show) => show.run(&cli.global),
         Command::Jvms(show) => show.run(&cli.global),
+        Command::CheckStack(check) => check.run(&cli.global),
         Command::CheckConfig => check_config::run(&cli.global),
         Command::Diagnostics(diagnostics) => diagnostics.run(&cli.global),
         Command::Shim { .. } | Command::JvmHelper => Ok(Exit::Done),

@@ -3,7 +3,10 @@
 
 use std::{
     collections::HashSet,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -27,7 +30,7 @@ use upfleet_domain::{
 };
 
 use super::{
-    Acked, Message, Nacked, Outgoing, Snapshot,
+    Acked, Doing, Message, Nacked, Outgoing, Pulse, Shares, Snapshot,
     exclusive::Exclusives,
     history::History,
     offers::{self, Brought},
@@ -79,6 +82,8 @@ pub(super) struct Actor<W> {
     exclusives: Exclusives,
     /// Read-locked while somebody brings bytes.
     offering: Arc<RwLock<()>>,
+    /// Counts the waits for a disk, so that who waits is not taken for dead.
+    waits: Arc<AtomicU64>,
     clock: Clock,
     internal: (mpsc::UnboundedSender<Event>, mpsc::UnboundedReceiver<Event>),
     task: Option<(u64, bool, JoinHandle<()>)>,
@@ -95,7 +100,7 @@ impl<W: World> Actor<W> {
         journal: Journal,
         tools: Tools<W>,
         exclusives: Exclusives,
-        offering: Arc<RwLock<()>>,
+        (offering, waits): Shares,
         shutdown: CancellationToken,
     ) -> Self {
         Self {
@@ -104,6 +109,7 @@ impl<W: World> Actor<W> {
             tools: Arc::new(tools),
             exclusives,
             offering,
+            waits,
             clock: Clock::start(),
             internal: mpsc::unbounded_channel(),
             task: None,
@@ -174,6 +180,7 @@ impl<W: World> Actor<W> {
             }
             // Whoever asked may have gone away; that is no concern of the component's.
             Message::Snapshot { answer } => drop(answer.send(self.snapshot())),
+            Message::Pulse { answer } => drop(answer.send(self.pulse())),
             Message::Tail { lines, answer } => {
                 let tools = Arc::clone(&self.tools);
                 tokio::spawn(async move { answer.send(Ok(tools.world.tail(lines).await)) });
@@ -202,6 +209,17 @@ impl<W: World> Actor<W> {
             self.alarms = alarms;
             self.say(Outgoing::Inventory(Box::new(self.inventory()))).await;
         }
+    }
+
+    fn pulse(&self) -> Pulse {
+        let soaking = self.machine.soaked_at().map(|end| end.since(self.clock.now()));
+        let doing = self.machine.record().passage.as_ref().map(|passage| Doing {
+            phase: passage.phase,
+            to: passage.back.as_ref().map_or_else(|| passage.order.goal.state(), |back| &back.to).clone(),
+            since: passage.since,
+            soaking,
+        });
+        Pulse { healthy: self.machine.inventory().healthy, doing }
     }
 
     async fn ordered(
@@ -283,6 +301,7 @@ impl<W: World> Actor<W> {
                 }
                 None => return false,
             }
+            self.waits.fetch_add(1, Ordering::Relaxed);
             tokio::select! {
                 () = tokio::time::sleep(JOURNAL_RETRY) => {}
                 () = self.shutdown.cancelled() => return false,

@@ -19,7 +19,11 @@ pub mod world;
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
-    sync::{Arc, RwLock},
+    sync::{
+        Arc, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 pub use exclusive::Exclusives;
@@ -38,7 +42,8 @@ use upfleet_domain::{
     release::Platform,
     report::{ComponentInventory, UpgradeReport},
     state::ComponentState,
-    upgrade::{machine::Machine, record::Record},
+    time::Time,
+    upgrade::{Phase, machine::Machine, record::Record},
 };
 
 use crate::{
@@ -124,6 +129,31 @@ pub(crate) enum Message {
         lines: usize,
         answer: oneshot::Sender<Result<Vec<String>, Reason>>,
     },
+    Pulse {
+        answer: oneshot::Sender<Pulse>,
+    },
+}
+
+/// How a component stands, in a few words: the answer to whoever asks whether its actor lives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pulse {
+    /// Whether its probe passes, as far as is known.
+    pub healthy: bool,
+    /// The upgrade under way.
+    pub doing: Option<Doing>,
+}
+
+/// An upgrade under way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Doing {
+    /// Where it stands.
+    pub phase: Phase,
+    /// The state that it leads to, or back to.
+    pub to: ComponentState,
+    /// Since when it stands there.
+    pub since: Time,
+    /// How long it still has to stay healthy, once it is.
+    pub soaking: Option<Duration>,
 }
 
 /// What an actor knows at one moment.
@@ -137,18 +167,22 @@ pub struct Snapshot {
     pub reports: Vec<UpgradeReport>,
 }
 
+/// What an actor has in common with its handles: who brings bytes holds the lock, and waits for a disk are counted.
+type Shares = (Arc<tokio::sync::RwLock<()>>, Arc<AtomicU64>);
+
 /// Talks to one component's actor. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Handle {
     component: ComponentId,
     place: Place,
     offering: Arc<tokio::sync::RwLock<()>>,
+    waits: Arc<AtomicU64>,
     sender: mpsc::Sender<Message>,
 }
 
 impl Handle {
     pub(crate) fn new(component: ComponentId, place: Place, sender: mpsc::Sender<Message>) -> Self {
-        Self { component, place, offering: Arc::default(), sender }
+        Self { component, place, offering: Arc::default(), waits: Arc::default(), sender }
     }
 
     /// The component.
@@ -232,6 +266,20 @@ impl Handle {
         self.ask(|answer| Message::Tail { lines, answer }).await?
     }
 
+    /// How the component stands.
+    ///
+    /// # Errors
+    /// Where its actor has ended.
+    pub async fn pulse(&self) -> Result<Pulse, Reason> {
+        self.ask(|answer| Message::Pulse { answer }).await
+    }
+
+    /// Grows for as long as the actor, which then answers nothing, waits for a disk that it can't write its journal to.
+    #[must_use]
+    pub fn waits(&self) -> u64 {
+        self.waits.load(Ordering::Relaxed)
+    }
+
     async fn ask<T>(&self, message: impl FnOnce(oneshot::Sender<T>) -> Message) -> Result<T, Reason> {
         let (sender, receiver) = oneshot::channel();
         let ending = || Reason::new(ReasonCode::AgentEnding);
@@ -312,13 +360,13 @@ pub fn start<W: world::World>(
     // Room for a burst of orders and acknowledgements; whoever sends more waits.
     let (sender, inbox) = mpsc::channel(64);
     let handle = Handle::new(config.name.clone(), place, sender);
-    let offering = Arc::clone(&handle.offering);
+    let shares = (Arc::clone(&handle.offering), Arc::clone(&handle.waits));
     let journals = state_dir.join("journals");
     let task = match Journal::open(&journals, &config.name) {
-        Ok(opened) => tokio::spawn(actor(config, opened, tools, shared, offering).run(inbox)),
+        Ok(opened) => tokio::spawn(actor(config, opened, tools, shared, shares).run(inbox)),
         Err(error) => {
             let refused = refused::Refused::new(config, journals, error, tools, shared);
-            tokio::spawn(refused.run(inbox, offering))
+            tokio::spawn(refused.run(inbox, shares))
         }
     };
     (handle, task)
@@ -330,7 +378,7 @@ fn actor<W: world::World>(
     opened: Opened,
     tools: work::Tools<W>,
     shared: Shared,
-    offering: Arc<tokio::sync::RwLock<()>>,
+    shares: Shares,
 ) -> actor::Actor<W> {
     let mut record = opened.record.unwrap_or_else(|| Record::new(config.name.clone()));
     if let Some(damage) = opened.damage {
@@ -338,5 +386,5 @@ fn actor<W: world::World>(
         record.drift = Some(damage);
     }
     let machine = Machine::new(tools.policy.clone(), record);
-    actor::Actor::new(machine, opened.journal, tools, shared.exclusives, offering, shared.shutdown)
+    actor::Actor::new(machine, opened.journal, tools, shared.exclusives, shares, shared.shutdown)
 }

@@ -3,14 +3,14 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use tokio::sync::{RwLock, mpsc};
+use tokio::sync::mpsc;
 use upfleet_domain::{
     reason::Reason,
     report::ComponentInventory,
     upgrade::{machine::Machine, record::Record, recover, step::Process},
 };
 
-use super::{Message, Nacked, Outgoing, Shared, Snapshot, actor, work::Tools, world::World};
+use super::{Message, Nacked, Outgoing, Pulse, Shared, Shares, Snapshot, actor, work::Tools, world::World};
 use crate::{
     config::ComponentConfig,
     journal::{Journal, JournalError, Opened},
@@ -45,7 +45,7 @@ impl<W: World> Refused<W> {
     }
 
     /// Until the journal can be used; then the component's actor goes on.
-    pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<Message>, offering: Arc<RwLock<()>>) {
+    pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<Message>, shares: Shares) {
         self.tools.world.revive().await;
         let shutdown = self.shared.shutdown.clone();
         let mut retry = tokio::time::interval(RETRY);
@@ -56,7 +56,7 @@ impl<W: World> Refused<W> {
                 _ = retry.tick() => {
                     if let Some(opened) = self.try_again().await {
                         let Self { config, tools, shared, .. } = self;
-                        return actor(&config, opened, tools, shared, offering).run(inbox).await;
+                        return actor(&config, opened, tools, shared, shares).run(inbox).await;
                     }
                 }
                 message = inbox.recv() => match message {
@@ -126,6 +126,8 @@ impl<W: World> Refused<W> {
                     Snapshot { inventory: self.inventory(), reason: Some(reason), reports: Vec::new() };
                 drop(answer.send(snapshot));
             }
+            // Whatever runs there: a component that takes no orders is not well.
+            Message::Pulse { answer } => drop(answer.send(Pulse { healthy: false, doing: None })),
             Message::Tail { lines, answer } => {
                 let world = Arc::clone(&self.tools.world);
                 tokio::spawn(async move { answer.send(Ok(world.tail(lines).await)) });

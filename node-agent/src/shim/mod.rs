@@ -69,13 +69,15 @@ use server::Server;
 pub const LIFELINE: &str = "UPFLEET_LIFELINE_FD";
 /// The exit status of a shim that found another one in its directory.
 pub const EXIT_TAKEN: u8 = 75;
+/// What that shim says.
+pub const TAKEN: &str = "another shim serves";
 
 /// Why a shim could not begin. An operator of the node can mend it.
 #[derive(Debug, thiserror::Error)]
 enum ShimError {
     #[error("could not {operation} `{path}`")]
     Directory { operation: &'static str, path: PathBuf, source: io::Error },
-    #[error("another shim serves `{path}`")]
+    #[error("{TAKEN} `{path}`")]
     Taken { path: PathBuf },
     #[error("could not {operation}")]
     Process { operation: &'static str, source: io::Error },

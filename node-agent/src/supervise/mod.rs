@@ -6,6 +6,7 @@
 
 mod client;
 mod launch;
+mod outside;
 mod spawn;
 mod systemd;
 

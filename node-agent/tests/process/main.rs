@@ -14,4 +14,5 @@ mod shim;
 mod stack_crash;
 mod support;
 mod systemd;
+mod units;
 mod world;

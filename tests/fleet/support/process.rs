@@ -54,6 +54,14 @@ impl Program {
         let _ = self.child.wait();
     }
 
+    /// SIGTERM, and waits until it is gone.
+    pub fn terminate(&mut self) {
+        let pid = self.child.id().cast_signed();
+        let pid = rustix::process::Pid::from_raw(pid).expect("no process has the number 0");
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        let _ = self.child.wait();
+    }
+
     /// The exit status, if it ended by itself.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().expect("it is our child")
