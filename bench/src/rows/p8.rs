@@ -91,8 +91,6 @@ fn measure(bench: &Bench, args: &Args) -> anyhow::Result<Needs> {
     let agent = agents.first()?;
     let fresh = usage::of(agent)?.resident as f64 / MIB;
     let upgrade = |version: &str, size: u64| -> anyhow::Result<()> {
-        // A connection that nobody has looked after for a minute is closed by now.
-        let api = runtime.block_on(controller.api())?;
         let file = controller.dir().join("release");
         padded(bench, &file, size, size)?;
         let mut create = controller.cli();
@@ -101,6 +99,8 @@ fn measure(bench: &Bench, args: &Args) -> anyhow::Result<Needs> {
         )?;
         fs::remove_file(&file)?;
         runtime.block_on(async {
+            // A connection that nobody has looked after for a while is closed by now.
+            let api = controller.api().await?;
             let name = api.create_rollout(api::all_at_once(COMPONENT, version)).await?;
             api.start_rollout(&name).await?;
             api.reach(&name, v1::rollout::State::Succeeded, Duration::from_secs(600)).await.map(drop)

@@ -1,5 +1,5 @@
-//! Pseudo-hosts: one ssh daemon on many loopback addresses, with keys and a directory of its own and no rights that
-//! this user has not. Each address has its own directory, in which commands and copies begin.
+//! Pseudo-hosts: ssh daemons on many loopback addresses, with keys and a directory of their own and no rights that this
+//! user has not. Each address has its own directory, in which commands and copies begin.
 
 use std::{
     fs,
@@ -21,9 +21,12 @@ use crate::{
 /// Where Debian keeps the program that serves copies.
 const SFTP: &str = "/usr/lib/openssh/sftp-server";
 
+/// So many addresses a daemon can listen on.
+const LISTENERS: usize = 16;
+
 /// The pseudo-hosts, as long as this is held.
 pub(super) struct Hosts {
-    daemon: Option<Program>,
+    daemons: Vec<Program>,
     bench: Bench,
     port: u16,
     count: usize,
@@ -38,13 +41,17 @@ impl Hosts {
         anyhow::ensure!(count <= 250, "there are at most 250 hosts");
         let dir = tempfile::Builder::new().prefix("upfleet-hosts").tempdir()?;
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let mut hosts = Self { daemon: None, bench: bench.clone(), port, count, size, round: 0, dir };
+        let mut hosts = Self { daemons: Vec::new(), bench: bench.clone(), port, count, size, round: 0, dir };
         hosts.write()?;
-        let mut daemon = hosts.command();
-        let mut daemon = Program::start(&mut daemon, &hosts.dir().join("sshd.log"))?;
-        let last = format!("127.0.0.{count}:{port}");
-        daemon.wait_for("it listens", || std::net::TcpStream::connect(&last).ok())?;
-        hosts.daemon = Some(daemon);
+        let addresses: Vec<String> = hosts.addresses().collect();
+        for (index, some) in addresses.chunks(LISTENERS).enumerate() {
+            let configuration = hosts.dir().join(format!("sshd_config.{index}"));
+            fs::write(&configuration, hosts.configuration(some))?;
+            let mut daemon = Program::start(&mut command(&configuration), &hosts.dir().join("sshd.log"))?;
+            let last = format!("{}:{port}", some[some.len() - 1]);
+            daemon.wait_for("it listens", || std::net::TcpStream::connect(&last).ok())?;
+            hosts.daemons.push(daemon);
+        }
         Ok(hosts)
     }
 
@@ -110,14 +117,13 @@ impl Hosts {
         let path = self.dir().join("enter");
         fs::write(&path, enter)?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
-        fs::write(self.dir().join("sshd_config"), self.configuration())?;
         let lines: Vec<String> =
             self.addresses().map(|address| format!("{address}:{}\n", self.port)).collect();
         fs::write(self.dir().join("list"), lines.concat())?;
         Ok(())
     }
 
-    fn configuration(&self) -> String {
+    fn configuration(&self, addresses: &[String]) -> String {
         let dir = self.dir().display();
         let mut text = format!(
             "Port {}\nHostKey {dir}/daemon\nAuthorizedKeysFile {dir}/authorized\nStrictModes no\nUsePAM no\n\
@@ -125,33 +131,33 @@ impl Hosts {
              MaxStartups 1000\nPrintMotd no\nUseDNS no\nForceCommand {dir}/enter\nSubsystem sftp {SFTP}\n",
             self.port
         );
-        self.addresses().for_each(|address| text.push_str(&format!("ListenAddress {address}\n")));
+        addresses.iter().for_each(|address| text.push_str(&format!("ListenAddress {address}\n")));
         text
     }
+}
 
-    /// The daemon in the foreground; where the machine can, it ends with this program also when that is killed.
-    fn command(&self) -> Command {
-        let daemon = peer("sshd").unwrap_or_else(|_| "sshd".into());
-        // As root it wants an empty directory, which the package makes only where it starts the service.
-        if rustix::process::geteuid().is_root() {
-            let _ = fs::create_dir("/run/sshd");
-        }
-        let mut command = match peer("setpriv") {
-            Ok(setpriv) => {
-                let mut command = Command::new(setpriv);
-                command.args(["--pdeathsig", "KILL"]).arg(daemon);
-                command
-            }
-            Err(_) => Command::new(daemon),
-        };
-        command.arg("-D").arg("-e").arg("-f").arg(self.dir().join("sshd_config"));
-        command
+/// A daemon in the foreground; where the machine can, it ends with this program also when that is killed.
+fn command(configuration: &Path) -> Command {
+    let daemon = peer("sshd").unwrap_or_else(|_| "sshd".into());
+    // As root it wants an empty directory, which the package makes only where it starts the service.
+    if rustix::process::geteuid().is_root() {
+        let _ = fs::create_dir("/run/sshd");
     }
+    let mut command = match peer("setpriv") {
+        Ok(setpriv) => {
+            let mut command = Command::new(setpriv);
+            command.args(["--pdeathsig", "KILL"]).arg(daemon);
+            command
+        }
+        Err(_) => Command::new(daemon),
+    };
+    command.arg("-D").arg("-e").arg("-f").arg(configuration);
+    command
 }
 
 impl Drop for Hosts {
     fn drop(&mut self) {
-        self.daemon = None;
+        self.daemons.clear();
         // Services, and connections that ansible keeps for later.
         group::kill(self.dir.path());
     }
