@@ -154,7 +154,10 @@ async fn blocking<T: Send + 'static>(
 
 #[cfg(test)]
 mod tests {
-    use std::process::{Command, Stdio};
+    use std::{
+        io::Read as _,
+        process::{Command, Stdio},
+    };
 
     use super::*;
 
@@ -163,9 +166,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let stacks = dir.path().join("stacks");
         let told = format!("{}/0a1b/java.args", stacks.display());
-        // It reads from this test until it is ended.
-        let mut child =
-            Command::new("sh").args(["-c", "read x", &told]).stdin(Stdio::piped()).spawn().unwrap();
+        // It reads from this test until it is ended. Once it has said something, the kernel shows its arguments.
+        let mut child = Command::new("sh")
+            .args(["-c", "echo; read x", &told])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdout.take().unwrap().read_exact(&mut [0]).unwrap();
         let used = used_by(child.id(), &stacks);
         child.kill().unwrap();
         child.wait().unwrap();
