@@ -33,6 +33,8 @@ enum Row {
     P2(rows::p2::Args),
     /// The controller's memory per connected agent, beside a NATS server.
     P3(rows::p3::Args),
+    /// All agents come back after the controller was started anew, beside bare handshakes.
+    P4(rows::p4::Args),
     /// From `rollout start` to the last acknowledgement, beside a NATS publish-and-reply to all.
     P5(rows::p5::Args),
     /// A file and a restart on 50 nodes, beside parallel ssh and ansible.
@@ -50,23 +52,18 @@ enum Row {
     /// One download by the agent's own code; p1 and p2 start it.
     #[command(hide = true)]
     Fetch(upfleet_bench::bytes::fetch::Args),
+    /// A server that takes handshakes only; p4 starts it.
+    #[command(hide = true)]
+    RawTls(upfleet_bench::peers::raw::Args),
     /// Simulates a fleet against any controller, for planning capacity.
     Simulate(rows::simulate::Args),
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    if let Row::Fetch(args) = &cli.row {
-        return match upfleet_bench::bytes::fetch::run(args) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                eprintln!("error: {error:#}");
-                ExitCode::FAILURE
-            }
-        };
-    }
     match run(&cli) {
-        Ok(report) => {
+        Ok(None) => ExitCode::SUCCESS,
+        Ok(Some(report)) => {
             print!("{}", report.print(cli.output));
             if cli.strict && !report.is_good() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
         }
@@ -77,12 +74,16 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(cli: &Cli) -> anyhow::Result<Report> {
+/// Gives a report, or nothing where one of our own processes was to do its part.
+fn run(cli: &Cli) -> anyhow::Result<Option<Report>> {
     let bench = Bench::new(cli.bin_dir.clone())?;
-    match &cli.row {
+    let report = match &cli.row {
+        Row::Fetch(args) => return upfleet_bench::bytes::fetch::run(args).map(|()| None),
+        Row::RawTls(args) => return upfleet_bench::peers::raw::serve(args).map(|()| None),
         Row::P1(args) => rows::p1::run(&bench, args),
         Row::P2(args) => rows::p2::run(&bench, args),
         Row::P3(args) => rows::p3::run(&bench, args),
+        Row::P4(args) => rows::p4::run(&bench, args),
         Row::P5(args) => rows::p5::run(&bench, args),
         Row::P6(args) => rows::p6::run(&bench, args),
         Row::P8(args) => rows::p8::run(&bench, args),
@@ -90,7 +91,7 @@ fn run(cli: &Cli) -> anyhow::Result<Report> {
         Row::P11(args) => rows::p11::run(&bench, args),
         Row::P12(args) => rows::p12::run(&bench, args),
         Row::Herd(args) => rows::herd::run(&bench, args),
-        Row::Fetch(_) => unreachable!("it has no report"),
         Row::Simulate(args) => rows::simulate::run(args),
-    }
+    }?;
+    Ok(Some(report))
 }

@@ -188,7 +188,7 @@ async fn message(wire: &mut Wire, line: &mut String, body: &mut Vec<u8>) -> anyh
 }
 
 /// An authority, a server's and a client's certificate, all P-256 as ours.
-fn certificates(dir: &Path) -> anyhow::Result<Arc<ClientConfig>> {
+pub(super) fn certificates(dir: &Path) -> anyhow::Result<Arc<ClientConfig>> {
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let ca = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;

@@ -39,12 +39,13 @@ pub fn run(bench: &Bench, args: &Args) -> anyhow::Result<Report> {
         bed.controller.kill();
         std::thread::sleep(Duration::from_secs(args.away));
         fleet.stats().note();
-        bed.controller.restart()?;
         let began = Instant::now();
+        bed.controller.restart()?;
         let api = bed.api()?;
+        let all = i64::try_from(args.agents).unwrap_or(i64::MAX);
         let honest = bed.runtime.block_on(async {
             let mut honest = Vec::new();
-            while fleet.stats().noted(Mark::Online) < args.agents {
+            while fleet.stats().counts().connected < all {
                 let asked = Instant::now();
                 api.users().get_caller(upfleet_api::v1::GetCallerRequest {}).await?;
                 honest.push(asked.elapsed().as_secs_f64() * 1e3);
@@ -53,8 +54,8 @@ pub fn run(bench: &Bench, args: &Args) -> anyhow::Result<Report> {
             }
             anyhow::Ok(honest)
         })?;
+        last.push(began.elapsed().as_secs_f64());
         let online = fleet.stats().millis(Mark::Online, began);
-        last.extend(percentile(&online, 1.0).map(|ms| ms / 1e3));
         half.extend(percentile(&online, 0.5).map(|ms| ms / 1e3));
         calls.extend(percentile(&honest, 0.99));
         cpu.push(bed.controller.usage()?.cpu.as_secs_f64() * 1e6 / args.agents as f64);

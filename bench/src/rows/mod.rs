@@ -10,6 +10,7 @@ pub mod p11;
 pub mod p12;
 pub mod p2;
 pub mod p3;
+pub mod p4;
 pub mod p5;
 pub mod p6;
 pub mod p8;

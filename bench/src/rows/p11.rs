@@ -1,11 +1,8 @@
 //! How long after the first bad node's report the controller still starts nodes.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use upfleet_api::{
-    convert,
-    v1::{self, rollout::State},
-};
+use upfleet_api::v1::{self, rollout::State};
 
 use super::{
     Bench,
@@ -14,8 +11,11 @@ use super::{
 use crate::{
     api::{all_at_once, count},
     report::{Goal, Measure, Report, percentile},
-    sim::{Fleet, Pace},
+    sim::{Fleet, Mark, Pace},
 };
+
+/// How long orders are waited for that were sent before the halt.
+const LATE: Duration = Duration::from_secs(1);
 
 /// How to measure it.
 #[derive(clap::Args, Clone, Debug)]
@@ -57,8 +57,13 @@ pub fn run(bench: &Bench, args: &Args) -> anyhow::Result<Report> {
             let request = v1::WatchRolloutRequest { name: name.clone(), from_revision: 0, progress: false };
             let mut watch = api.rollouts().watch_rollout(request).await?.into_inner();
             fleet.set_pace(good.clone());
+            fleet.stats().note();
+            let began = Instant::now();
             api.start_rollout(&name).await?;
-            let found = watch_until_halted(&mut watch, &fleet, &good, args.unavailable).await?;
+            let halted = watch_until_halted(&mut watch, &fleet, &good, args.unavailable).await?;
+            // An order that is on its way still counts.
+            tokio::time::sleep(LATE).await;
+            let found = found(&fleet, began, halted)?;
             fleet.set_pace(good.clone());
             let request = v1::CancelRolloutRequest { name, ..Default::default() };
             api.rollouts().cancel_rollout(request).await?;
@@ -67,7 +72,7 @@ pub fn run(bench: &Bench, args: &Args) -> anyhow::Result<Report> {
         millis.push(found.0);
         halted.push(found.1);
         report.note(format!(
-            "run {}: {} nodes started after the report; halted after {:.0} ms",
+            "run {}: {} orders reached agents after the report; halted after {:.0} ms",
             run + 1,
             found.2,
             found.1
@@ -76,7 +81,7 @@ pub fn run(bench: &Bench, args: &Args) -> anyhow::Result<Report> {
     }
     let p99 = |values: &[f64]| percentile(values, 0.99).into_iter();
     report.add(
-        Measure::new("first bad report to the last node started, p99", "ms")
+        Measure::new("first bad report to the last order at any agent, p99", "ms")
             .ours(p99(&millis))
             .goal(Goal::AtMost(100.0)),
     );
@@ -87,43 +92,44 @@ pub fn run(bench: &Bench, args: &Args) -> anyhow::Result<Report> {
     Ok(report.end())
 }
 
-/// Milliseconds from the first end that counts as a failure to the last node told to go, and to HALTED; and how many
-/// were told after it. By the times that the controller stored, in the order of its revisions.
+/// Until HALTED was heard of. From the time when `twice` the allowed number of nodes were told, some upgrades fail: the
+/// first of them to say so is the first bad node.
 async fn watch_until_halted(
     watch: &mut tonic::Streaming<v1::WatchRolloutResponse>,
     fleet: &Fleet,
     good: &Pace,
     unavailable: u32,
-) -> anyhow::Result<(f64, f64, u32)> {
-    let (mut started, mut after) = (0_u32, 0_u32);
-    let (mut bad, mut last) = (None::<i64>, None::<i64>);
+) -> anyhow::Result<Instant> {
+    let mut started = 0_u32;
     while let Some(change) = watch.message().await? {
-        let at = change.event_time.as_ref().map_or(0, |time| convert::time(time).0);
         let before = change.previous_state();
         match change.change {
             Some(v1::watch_rollout_response::Change::Upgrade(upgrade)) => {
                 let pending = v1::UpgradeState::Pending;
                 let first = upgrade.state() == pending && before == pending && upgrade.attempt > 0;
                 started += u32::from(first);
-                if first && bad.is_some() {
-                    (last, after) = (Some(at), after + 1);
-                }
-                // From here on some upgrades fail: the first of them to end is the first bad node.
                 if first && started == unavailable * 2 {
                     fleet.set_pace(Pace { failures: 0.02, ..good.clone() });
-                }
-                if bad.is_none() && upgrade.state() == v1::UpgradeState::RolledBack {
-                    bad = Some(at);
                 }
             }
             Some(v1::watch_rollout_response::Change::Rollout(rollout))
                 if rollout.state() == State::Halted =>
             {
-                let since = |at: i64| bad.map_or(0.0, |bad| (at - bad) as f64);
-                return Ok((last.map_or(0.0, since), since(at), after));
+                return Ok(Instant::now());
             }
             _ => {}
         }
     }
     anyhow::bail!("the rollout ended without a bad node")
+}
+
+/// Milliseconds from the first bad node's word, as its agent said it, to the last order that reached any agent, and to
+/// HALTED, as a watcher heard of it; and how many orders reached agents after that word.
+fn found(fleet: &Fleet, began: Instant, halted: Instant) -> anyhow::Result<(f64, f64, usize)> {
+    let bad = fleet.stats().millis(Mark::RolledBack, began).into_iter().min_by(f64::total_cmp);
+    let bad = bad.ok_or_else(|| anyhow::anyhow!("it halted, and no agent was bad"))?;
+    let after: Vec<f64> =
+        fleet.stats().millis(Mark::Ordered, began).into_iter().filter(|at| *at > bad).collect();
+    let last = after.iter().copied().max_by(f64::total_cmp).unwrap_or(bad);
+    Ok((last - bad, (halted - began).as_secs_f64() * 1e3 - bad, after.len()))
 }

@@ -22,8 +22,9 @@ pub struct Args {
     /// How often, ours and the peer in turn.
     #[arg(long, default_value_t = 3)]
     pub runs: usize,
-    /// How long all are left alone before memory is read, in seconds.
-    #[arg(long, default_value_t = 10)]
+    /// How long all are left alone before memory is read, in seconds. The peer's language collects its garbage every two
+    /// minutes.
+    #[arg(long, default_value_t = 150)]
     pub idle: u64,
 }
 

@@ -362,7 +362,10 @@ impl Agent {
                 self.shared.stats.count(Count::Reported);
                 match report.state {
                     UpgradeState::Ended(Outcome::Succeeded) => self.shared.stats.count(Count::Succeeded),
-                    UpgradeState::Ended(Outcome::RolledBack) => self.shared.stats.count(Count::RolledBack),
+                    UpgradeState::Ended(Outcome::RolledBack) => {
+                        self.shared.stats.count(Count::RolledBack);
+                        self.shared.stats.mark(Mark::RolledBack);
+                    }
                     _ => {}
                 }
                 sender.send(boxed(Out::Report((&report).into()))).await?;

@@ -22,6 +22,8 @@ pub enum Mark {
     Recorded,
     /// The controller said that the end of an upgrade is stored.
     Ended,
+    /// An agent reports that its upgrade was rolled back.
+    RolledBack,
 }
 
 /// Counters of all agents of a process.
