@@ -20,7 +20,7 @@ async fn an_upgrade_survives_cuts_and_a_kill() {
     let address: std::net::SocketAddr = fleet.context().address.parse().unwrap();
     let cuts = Cuts::every(64 * 1024, &[How::Reset, How::Close]);
     let cutter = Cutter::start(address, cuts).await;
-    let through = text.replace(&address.to_string(), &cutter.address.to_string());
+    let through = text.replace(&format!(":{}", address.port()), &format!(":{}", cutter.address.port()));
     assert_ne!(through, text, "the controller's address is in {}", file.display());
     std::fs::write(&file, through).unwrap();
     fleet.nodes[0].start();

@@ -64,6 +64,7 @@ const MOVED: Told = Told::Code(&["STATE_DAMAGED"]);
 /// All of them, below the node's directory. `<digest>` stands for any.
 const AGENT: &[Row] = &[
     row("state/journals/app.journal", When::Agent, JOURNAL),
+    row("state/journals/app.journal-spare", When::Agent, Told::Nobody),
     row("state/identity/node.key", When::Agent, Told::Code(&["controller"])),
     row("state/identity/node.crt", When::Agent, Told::Code(&["controller"])),
     row("state/identity/ca.crt", When::Agent, Told::Code(&["controller"])),

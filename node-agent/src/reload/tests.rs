@@ -21,8 +21,9 @@ impl Drop for Guard {
 /// A shell that runs `script` and has said `ready`.
 fn shell(script: &str) -> Guard {
     use std::io::{BufRead as _, BufReader};
-    let mut child = Command::new("/bin/sh")
-        .args(["-c", script])
+    // A signal that was ignored when a shell began, as below `nohup`, can't be trapped.
+    let mut child = Command::new("env")
+        .args(["--default-signal=HUP", "/bin/sh", "-c", script])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
