@@ -31,6 +31,8 @@ const EVERY: Duration = Duration::from_secs(5);
 const ANSWER: Duration = Duration::from_secs(10);
 /// How many upgrades the line names.
 const NAMED: usize = 3;
+/// The longest line for people, in characters.
+const LONGEST: usize = 1000;
 
 /// What is asked whether it lives.
 pub struct Watched {
@@ -124,6 +126,7 @@ impl Watched {
                 tracing::error!(silent = dead.join(", "), "does not answer");
                 format!("No answer from: {}", dead.join(", "))
             };
+            let line = one_line(&line);
             let mut states = Vec::new();
             if dead.is_empty() {
                 if !ready {
@@ -152,11 +155,11 @@ impl Watched {
         for task in asked {
             match task.await {
                 Ok((component, Answer::Pulse(pulse))) => pulses.push((component, pulse)),
-                Ok((component, Answer::Ended)) if !self.reloading.load(Ordering::Relaxed) => {
+                // While the configuration is read again, one that goes waits for its step under way.
+                Ok((component, Answer::Ended | Answer::None)) if !self.reloading.load(Ordering::Relaxed) => {
                     dead.push(component.to_string());
                 }
-                Ok((component, Answer::None)) => dead.push(component.to_string()),
-                Ok((_, Answer::Ended | Answer::WaitsForDisk)) | Err(_) => {}
+                Ok((_, Answer::Ended | Answer::None | Answer::WaitsForDisk)) | Err(_) => {}
             }
         }
         if !main {
@@ -171,6 +174,12 @@ impl Watched {
         // It can't answer while it reads the configuration again, which waits for steps under way.
         timeout(limit, asked).await.unwrap_or(false) || self.reloading.load(Ordering::Relaxed)
     }
+}
+
+/// Without what would begin another assignment: a part of it is the controller's own words, and the manager obeys those
+/// that it reads on lines of their own.
+fn one_line(text: &str) -> String {
+    text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).take(LONGEST).collect()
 }
 
 enum Answer {
@@ -267,6 +276,12 @@ mod tests {
             })
             .collect();
         status(&pulses, link)
+    }
+
+    #[test]
+    fn what_the_controller_says_is_no_assignment() {
+        assert_eq!(one_line("no\nMAINPID=1\r\u{85}"), "no MAINPID=1  ");
+        assert_eq!(one_line(&"x".repeat(LONGEST + 1)).len(), LONGEST);
     }
 
     #[test]

@@ -90,8 +90,6 @@ pub async fn run(dir: &Path, shutdown: CancellationToken) -> Result<(), RunError
         handles: Handles::default(),
         actors: BTreeMap::new(),
         config,
-        // Units name it, and they have another working directory.
-        config_dir: std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned()),
     };
     for component in agent.config.components.clone() {
         agent.start(&component);
@@ -111,7 +109,6 @@ pub async fn run(dir: &Path, shutdown: CancellationToken) -> Result<(), RunError
 
 struct Agent {
     config: Config,
-    config_dir: PathBuf,
     connector: Option<Connector>,
     fetcher: Fetcher,
     shared: Shared,
@@ -128,7 +125,7 @@ struct Actor {
 impl Agent {
     /// Starts a component.
     fn start(&mut self, config: &ComponentConfig) {
-        let world = Node::new(&self.config.state_dir, &self.config_dir, config, self.fetcher.clone());
+        let world = Node::new(&self.config.state_dir, config, self.fetcher.clone());
         let shutdown = self.shared.shutdown.child_token();
         let shared = Shared { shutdown: shutdown.clone(), ..self.shared.clone() };
         let (handle, task) = component::start(&self.config.state_dir, config, world, shared);
@@ -331,7 +328,6 @@ mod tests {
             handles: Handles::default(),
             actors: BTreeMap::new(),
             config,
-            config_dir: dir.path().to_owned(),
         };
         agent.reload(dir.path()).await;
         let first = agent.actors.values().map(|actor| actor.task.id()).next().unwrap();

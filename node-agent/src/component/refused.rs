@@ -46,7 +46,9 @@ impl<W: World> Refused<W> {
 
     /// Until the journal can be used; then the component's actor goes on.
     pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<Message>, shares: Shares) {
-        self.tools.world.revive().await;
+        // What can take long, as a shim's start does, must not keep anybody from an answer.
+        let world = Arc::clone(&self.tools.world);
+        tokio::spawn(async move { world.revive().await });
         let shutdown = self.shared.shutdown.clone();
         let mut retry = tokio::time::interval(RETRY);
         loop {

@@ -132,13 +132,13 @@ pub struct Node {
 }
 
 impl Node {
-    /// For a component of the agent whose state is in `state_dir` and whose configuration is in `config_dir`.
+    /// For a component of the agent whose state is in `state_dir`.
     #[must_use]
-    pub fn new(state_dir: &Path, config_dir: &Path, config: &ComponentConfig, fetcher: Fetcher) -> Self {
+    pub fn new(state_dir: &Path, config: &ComponentConfig, fetcher: Fetcher) -> Self {
         let patching = Patcher::new(state_dir, config).map(Patching::new);
         // A shim runs on the very file this agent runs on, also when that was replaced by a newer one.
         let program = Path::new("/proc/self/exe");
-        let supervisor = Supervisor::build(state_dir, config, program, config_dir, None);
+        let supervisor = Supervisor::build(state_dir, config, program, None);
         Self::from_parts(config, supervisor, patching, fetcher)
     }
 

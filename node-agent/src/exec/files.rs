@@ -93,7 +93,9 @@ pub(super) fn relink(kept: &Path, target: &Path, path: &Path) -> io::Result<()> 
 /// A trial that only found the disk full: how much room there has to be is judged elsewhere, and a way back needs none.
 pub(super) fn unless_full(trial: io::Result<()>) -> io::Result<()> {
     match trial {
-        Err(error) if error.kind() == io::ErrorKind::StorageFull => Ok(()),
+        Err(error) if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
+            Ok(())
+        }
         trial => trial,
     }
 }

@@ -21,7 +21,7 @@ use upfleet_domain::{
 };
 
 pub use build::switch;
-pub use read::{Current, current};
+pub use read::{Current, current, missing, named};
 
 use super::{
     Place,

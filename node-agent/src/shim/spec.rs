@@ -187,12 +187,19 @@ fn checksum(line: &[u8]) -> String {
 pub fn read_or_move_aside<T: Default + DeserializeOwned>(path: &Path) -> io::Result<T> {
     match read(path) {
         Ok(value) => Ok(value),
+        // Only what was read and can't be obeyed: a file that could not be read this time may be whole.
+        Err(error) if !is_damage(&error) => Err(error),
         Err(error) => {
             let aside = damage::move_aside(path)?;
             eprintln!("upfleet-agent shim: `{}` moved to `{}`: {error}", path.display(), aside.display());
             Ok(T::default())
         }
     }
+}
+
+fn is_damage(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidData, IsADirectory, UnexpectedEof};
+    matches!(error.kind(), InvalidData | IsADirectory | UnexpectedEof)
 }
 
 /// What became of the process. Where the file is damaged, its spare still names the shim before and its session, so

@@ -27,7 +27,7 @@ pub use crate::shim::{
     spec::{Input, Launch},
 };
 use crate::{
-    config::{ComponentConfig, DEFAULT_DIR, RunMode},
+    config::{ComponentConfig, RunMode},
     shim::{
         protocol::{Body, ErrorCode, Op},
         spec::SPEC,
@@ -35,6 +35,7 @@ use crate::{
 };
 pub use client::Follow;
 use client::{CallError, call};
+pub(crate) use systemd::STACK;
 
 /// How long a shim may take for an answer that needs no work.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -86,20 +87,19 @@ impl Supervisor {
     /// Like [`Supervisor::new`], with shims started from `program`.
     #[must_use]
     pub fn with_program(state_dir: &Path, component: &ComponentConfig, program: &Path) -> Self {
-        Self::build(state_dir, component, program, Path::new(DEFAULT_DIR), None)
+        Self::build(state_dir, component, program, None)
     }
 
-    /// Like [`Supervisor::with_program`]: of an agent whose configuration lies in `config_dir`, with systemd asked on the
-    /// bus at `address` instead of the system's, where one is given.
+    /// Like [`Supervisor::with_program`], with systemd asked on the bus at `address` instead of the system's, where
+    /// one is given.
     #[must_use]
     pub fn build(
         state_dir: &Path,
         component: &ComponentConfig,
         program: &Path,
-        config_dir: &Path,
         address: Option<&str>,
     ) -> Self {
-        let unit = systemd::Unit::of(state_dir, component, &lasting(program), config_dir, address);
+        let unit = systemd::Unit::of(state_dir, component, &lasting(program), address);
         let inner = Inner {
             component: component.name.clone(),
             mode: component.run.mode,

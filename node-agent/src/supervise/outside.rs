@@ -4,16 +4,20 @@
 //! Speaks D-Bus over its Unix socket, and nothing else. Where that does not work, the shim is a child of the agent, as
 //! it is without systemd.
 
-use std::{os::unix::ffi::OsStrExt as _, path::Path};
+use std::{os::unix::ffi::OsStrExt as _, path::Path, time::Duration};
 
+use tokio::time::timeout;
 use upfleet_domain::digest::Digest;
-use zbus::{Connection, OwnedObjectPath, Variant};
+use zbus::{Connection, OwnedObjectPath, Variant, connection};
 
 use crate::shim::LIFELINE;
 
 const MANAGER: &str = "org.freedesktop.systemd1";
 const PATH: &str = "/org/freedesktop/systemd1";
 const INTERFACE: &str = "org.freedesktop.systemd1.Manager";
+/// How long the bus may take to greet, and the manager to answer.
+const CONNECT: Duration = Duration::from_secs(5);
+const ANSWER: Duration = Duration::from_secs(20);
 /// What the manager calls a unit that it has loaded already.
 const EXISTS: &str = "org.freedesktop.systemd1.UnitExists";
 /// What it answers while the machine goes down: then nothing is to be started by any way.
@@ -77,7 +81,7 @@ pub async fn start(dir: &Path, log: &Path) -> zbus::Result<()> {
         ("CollectMode", Variant::new("inactive-or-failed")),
     ];
     let body = (unit.as_str(), "fail", properties, Auxiliary::new());
-    let bus = Connection::system().await?;
+    let bus = connect().await?;
     let answer = bus.call_method(Some(MANAGER), PATH, Some(INTERFACE), "StartTransientUnit", &body).await;
     match answer {
         Err(zbus::Error::MethodError(name, _, _)) if name.as_str() == EXISTS => Ok(()),
@@ -85,9 +89,16 @@ pub async fn start(dir: &Path, log: &Path) -> zbus::Result<()> {
     }
 }
 
+/// The system's bus; one that takes connections and answers nothing is as good as none.
+async fn connect() -> zbus::Result<Connection> {
+    let connecting = connection::Builder::system().method_timeout(ANSWER).build();
+    let late = || std::io::Error::new(std::io::ErrorKind::TimedOut, "the system bus does not answer");
+    timeout(CONNECT, connecting).await.map_err(|_| late())?
+}
+
 /// Whether the manager still has the unit of `dir`: one that ended is forgotten at once.
 pub async fn lives(dir: &Path) -> zbus::Result<bool> {
-    let bus = Connection::system().await?;
+    let bus = connect().await?;
     let unit = unit(dir);
     let answer = bus.call_method(Some(MANAGER), PATH, Some(INTERFACE), "GetUnit", &(unit.as_str(),)).await;
     match answer {

@@ -263,7 +263,7 @@ impl Drop for Bench {
 }
 
 fn supervisor(dir: &Path, config: &ComponentConfig, bus: Option<&str>) -> Supervisor {
-    Supervisor::build(&dir.join("state"), config, Path::new(AGENT), dir, bus)
+    Supervisor::build(&dir.join("state"), config, Path::new(AGENT), bus)
 }
 
 fn launch(

@@ -143,6 +143,21 @@ fn a_jvm_with_damaged_patches_is_not_started_by_its_unit() {
         fs::write(&path, &whole).unwrap();
         assert!(checked(&unit).status.success(), "{name} is back");
     }
+    // The set that the JVM is started with counts, whatever is in force, and no configuration is needed.
+    let name = set.dir.file_name().unwrap().to_str().unwrap();
+    let path = unit.dir.path().join("shop.jar").display().to_string();
+    let started = |config: &str, name: &str| {
+        let words = ["check-stack", "--quiet", "--path", &path, "--set", name, "shop", "--config", config];
+        Command::new(AGENT).args(words).output().unwrap().status.code()
+    };
+    fs::remove_file(set.dir.parent().unwrap().join("current")).unwrap();
+    assert_eq!(started("/nowhere", name), Some(0));
+    assert_eq!(started("/nowhere", "../.."), Some(9));
+    fs::write(set.dir.join("java.args"), "-cp y").unwrap();
+    assert_eq!(started("/nowhere", name), Some(9));
+    assert!(checked(&unit).status.success(), "there is none in force");
+    let mut told = unit.command(&["check-stack", "shop"]);
+    assert_eq!(told.env("UPFLEET_STACK", "0a1b").status().unwrap().code(), Some(9), "but the unit says so");
     let unknown = unit.command(&["check-stack", "other"]).output().unwrap();
     assert_eq!(unknown.status.code(), Some(2));
 }

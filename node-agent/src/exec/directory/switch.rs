@@ -67,7 +67,10 @@ impl Directory {
         let (path, temporary) = (&self.place.path, &self.place.temporary);
         // A relative target, so that the component can be moved together with its store.
         let target = dir.strip_prefix(&self.place.parent).unwrap_or(dir);
-        self.keep_link()?;
+        // It only saves space for a way back: a file system that is full, or has no hard links, switches all the same.
+        if let Err(error) = self.keep_link() {
+            tracing::debug!(path = %path.display(), %error, "no link is kept for the way back");
+        }
         remove_if_there(temporary)?;
         relink(&self.kept_link(dir), target, temporary)?;
         crash::point("switch.linked");

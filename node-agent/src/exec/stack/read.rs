@@ -45,6 +45,25 @@ pub fn current(place: &Place) -> Result<Option<Current>, Reason> {
     }
 }
 
+/// The set of that name, whatever `stacks/current` leads to.
+///
+/// # Errors
+/// [`ReasonCode::StackDamaged`] where a file is not what it was, or there is no such set.
+pub fn named(place: &Place, name: &str) -> Result<Current, Reason> {
+    let dir = place.stacks().join(name);
+    if dir.parent() == Some(&place.stacks()) && dir.file_name().is_some() {
+        verify(&dir)
+    } else {
+        Err(damaged(&place.stacks(), name, "the name of a set"))
+    }
+}
+
+/// There is no set, though a process is about to be started with one.
+#[must_use]
+pub fn missing(place: &Place) -> Reason {
+    damaged(&place.current_stack(), "nothing", "a set of patches")
+}
+
 fn damaged(path: &Path, actual: &str, expected: &str) -> Reason {
     let reason = Reason::new(ReasonCode::StackDamaged).with("path", path.display());
     reason.with("actual", actual).with("expected", expected)

@@ -11,7 +11,7 @@ use std::{
 use upfleet_domain::id::ComponentId;
 
 use super::process::STACK;
-use crate::supervise::Launch;
+use crate::{exec::Place, supervise::Launch};
 
 /// Its name: late enough to have the last word over an operator's own drop-ins with lower numbers.
 const NAME: &str = "50-upfleet.conf";
@@ -22,8 +22,9 @@ const ADDED: &str = "# added to ";
 #[derive(Clone, Debug)]
 pub(super) struct DropIn {
     dir: PathBuf,
+    place: Place,
     component: ComponentId,
-    /// Checks the files of a stack before each start: program and arguments.
+    /// Checks the files of a stack before each start: program and arguments, but for the stack.
     check: Vec<String>,
 }
 
@@ -32,18 +33,23 @@ impl DropIn {
         units: &Path,
         unit: &str,
         component: &ComponentId,
+        path: &Path,
         program: &Path,
-        config: &Path,
     ) -> Self {
         let words = [
             program.display().to_string(),
             "check-stack".to_owned(),
             "--quiet".to_owned(),
             component.to_string(),
-            "--config".to_owned(),
-            config.display().to_string(),
+            "--path".to_owned(),
+            path.display().to_string(),
         ];
-        Self { dir: units.join(format!("{unit}.d")), component: component.clone(), check: words.to_vec() }
+        Self {
+            dir: units.join(format!("{unit}.d")),
+            place: Place::new(component, path),
+            component: component.clone(),
+            check: words.to_vec(),
+        }
     }
 
     /// Where it lies.
@@ -59,6 +65,8 @@ impl DropIn {
         let Some(stack) = launch.stack else {
             return match fs::remove_file(&path) {
                 Ok(()) => {
+                    // It would come back after a power cut, and name a set that is gone.
+                    fs::File::open(&self.dir)?.sync_all()?;
                     // Where the operator has others there, the directory stays.
                     let _ = fs::remove_dir(&self.dir);
                     Ok(true)
@@ -69,7 +77,9 @@ impl DropIn {
         };
         let value = launch.env.get(variable).map_or("", String::as_str);
         let added = value.strip_prefix(own).unwrap_or(value).trim_start();
-        let text = self.text(&stack.to_string(), variable, value, added);
+        // The very set that the options name: by the next start another may be in force.
+        let set = fs::read_link(self.place.current_stack())?;
+        let text = self.text(&set, &stack.to_string(), variable, value, added);
         if present.as_deref() == Some(&text) {
             return Ok(false);
         }
@@ -85,8 +95,9 @@ impl DropIn {
         Ok(true)
     }
 
-    fn text(&self, stack: &str, variable: &str, value: &str, added: &str) -> String {
-        let check: Vec<String> = self.check.iter().map(|word| quoted(word, true)).collect();
+    fn text(&self, set: &Path, stack: &str, variable: &str, value: &str, added: &str) -> String {
+        let set = ["--set".to_owned(), set.display().to_string()];
+        let check: Vec<String> = self.check.iter().chain(&set).map(|word| quoted(word, true)).collect();
         format!(
             "# Written by upfleet-agent for component `{}`, whose patches are in force; removed with them.\n\
              {ADDED}{variable}: {added}\n\
@@ -141,7 +152,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let config: ComponentConfig = toml::from_str("name = \"shop\"\npath = \"/opt/shop.jar\"").unwrap();
         let agent = Path::new("/usr/bin/upfleet-agent");
-        let drop_in = DropIn::new(dir.path(), "shop.service", &config.name, agent, Path::new("/etc/100%"));
+        let path = dir.path().join("100%/shop.jar");
+        let drop_in = DropIn::new(dir.path(), "shop.service", &config.name, &path, agent);
+        let current = Place::new(&config.name, &path).current_stack();
+        fs::create_dir_all(current.parent().unwrap()).unwrap();
+        std::os::unix::fs::symlink("0a1b", current).unwrap();
         let mut launch = Launch::of(&config, None);
         assert!(!drop_in.put(&launch, "JDK_JAVA_OPTIONS", "").unwrap(), "there was none");
         launch.stack = Some(Digest::of(b"s"));
@@ -153,8 +168,10 @@ mod tests {
             text.contains("Environment=\"JDK_JAVA_OPTIONS=-Da=\\\"b c\\\" -javaagent:/x/a.jar=/x/r\"\n"),
             "{text}"
         );
-        let check = "ExecStartPre=+\"/usr/bin/upfleet-agent\" \"check-stack\" \"--quiet\" \"shop\" \"--config\" \"/etc/100%%\"\n";
-        assert!(text.contains(check), "{text}");
+        let check =
+            "ExecStartPre=+\"/usr/bin/upfleet-agent\" \"check-stack\" \"--quiet\" \"shop\" \"--path\" ";
+        let of = "/100%%/shop.jar\" \"--set\" \"0a1b\"\n";
+        assert!(text.contains(check) && text.contains(of), "{text}");
         let effective = ["JDK_JAVA_OPTIONS=-Da=\"b c\" -javaagent:/x/a.jar=/x/r".to_owned()];
         assert_eq!(drop_in.own("JDK_JAVA_OPTIONS", &effective).as_deref(), Some("-Da=\"b c\""));
         assert_eq!(drop_in.own("OTHER", &effective), None);

@@ -34,6 +34,7 @@ use crate::{
 use bus::{Bus, Trouble};
 use drop_in::DropIn;
 use process::Processes;
+pub(crate) use process::STACK;
 use state::{Settings, Standing};
 
 /// How long a bus that does not answer is waited for before a change.
@@ -62,17 +63,16 @@ pub(super) struct Unit {
 }
 
 impl Unit {
-    /// The unit of a component, where it has one. `program` checks stacks, with the configuration in `config_dir`.
+    /// The unit of a component, where it has one. `program` checks stacks.
     pub(super) fn of(
         state_dir: &Path,
         config: &ComponentConfig,
         program: &Path,
-        config_dir: &Path,
         address: Option<&str>,
     ) -> Option<Self> {
         let run = &config.run;
         let name = run.unit.clone().filter(|_| run.mode == RunMode::Systemd)?;
-        let drop_in = DropIn::new(&run.drop_in_dir, &name, &config.name, program, config_dir);
+        let drop_in = DropIn::new(&run.drop_in_dir, &name, &config.name, &config.path, program);
         Some(Self {
             name,
             path: config.path.clone(),
@@ -153,10 +153,10 @@ impl Unit {
     /// # Errors
     /// [`ReasonCode::StopFailed`], or why systemd can't be asked to.
     pub(super) async fn stop(&self) -> Result<(), Fault> {
-        let until = Instant::now() + self.patience();
+        let mut until = None;
         loop {
             match self.stop_once().await {
-                Err(trouble @ Trouble::Bus(_)) if Instant::now() < until => self.wait(&trouble).await,
+                Err(trouble @ Trouble::Bus(_)) if self.goes_on(&mut until) => self.wait(&trouble).await,
                 Err(trouble) => return Err(self.fault(&trouble, "stop", ReasonCode::StopFailed)),
                 Ok(answer) => return answer,
             }
@@ -187,10 +187,10 @@ impl Unit {
     /// component's, or why systemd can't be asked to.
     pub(super) async fn start(&self, launch: &Launch) -> Result<ProcessInfo, Fault> {
         let changed = self.put_drop_in(launch).await?;
-        let until = Instant::now() + self.patience();
+        let mut until = None;
         loop {
             match self.start_once(launch, changed).await {
-                Err(trouble @ Trouble::Bus(_)) if Instant::now() < until => self.wait(&trouble).await,
+                Err(trouble @ Trouble::Bus(_)) if self.goes_on(&mut until) => self.wait(&trouble).await,
                 Err(trouble) => return Err(self.fault(&trouble, "start", ReasonCode::StartFailed)),
                 Ok(answer) => return answer,
             }
@@ -232,7 +232,7 @@ impl Unit {
     /// Where the drop-in can't be written, or systemd can't be asked to read it.
     pub(super) async fn replace(&self, launch: &Launch) -> Result<ProcessInfo, Fault> {
         let changed = self.put_drop_in(launch).await?;
-        let until = Instant::now() + self.patience();
+        let mut until = None;
         let standing = loop {
             let reread = async {
                 if changed {
@@ -242,7 +242,7 @@ impl Unit {
             };
             match reread.await {
                 Ok(standing) => break standing,
-                Err(trouble @ Trouble::Bus(_)) if Instant::now() < until => self.wait(&trouble).await,
+                Err(trouble @ Trouble::Bus(_)) if self.goes_on(&mut until) => self.wait(&trouble).await,
                 Err(trouble) => return Err(self.fault(&trouble, "reload", ReasonCode::StartFailed)),
             }
         };
@@ -260,11 +260,11 @@ impl Unit {
     /// Where systemd can't be asked: starting without the operator's options would be another program.
     pub(super) async fn own_options(&self) -> Result<Option<(String, String)>, Fault> {
         let Some(variable) = self.variable.clone() else { return Ok(None) };
-        let until = Instant::now() + self.patience();
+        let mut until = None;
         let settings = loop {
             match self.fresh_settings().await {
                 Ok(settings) => break settings,
-                Err(trouble @ Trouble::Bus(_)) if Instant::now() < until => self.wait(&trouble).await,
+                Err(trouble @ Trouble::Bus(_)) if self.goes_on(&mut until) => self.wait(&trouble).await,
                 Err(trouble) => return Err(self.fault(&trouble, "reload", ReasonCode::UnitUnfit)),
             }
         };
@@ -431,8 +431,10 @@ impl Unit {
     }
 
     /// How long systemd is waited for before it is said that it does not answer: not for the whole of a phase.
-    fn patience(&self) -> Duration {
-        PATIENCE.min(self.limit / 2)
+    /// Whether a bus on which nobody answers is asked again. Patience begins with the trouble: a unit may take long to
+    /// stop before the bus goes away.
+    fn goes_on(&self, until: &mut Option<Instant>) -> bool {
+        Instant::now() < *until.get_or_insert_with(|| Instant::now() + PATIENCE.min(self.limit / 2))
     }
 
     async fn wait(&self, trouble: &Trouble) {

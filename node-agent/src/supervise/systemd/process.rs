@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// The variable of a drop-in that says which stack a process was started with.
-pub(super) const STACK: &str = "UPFLEET_STACK";
+pub(crate) const STACK: &str = "UPFLEET_STACK";
 
 /// What is kept on disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -157,7 +157,7 @@ pub fn unit(dir: &Path, more: &str) -> String {
 /// Starts the component's actor over systemd at `address`; at the system's bus where none is given.
 pub fn begin(dir: &Path, config: &ComponentConfig, address: Option<&str>, releases: &[Release]) -> Running {
     let state = dir.join("state");
-    let supervisor = Supervisor::build(&state, config, Path::new(AGENT), dir, address);
+    let supervisor = Supervisor::build(&state, config, Path::new(AGENT), address);
     let fetcher = Fetcher::new(&FetchConfig::default(), None);
     let node = Node::with_supervisor(&state, config, fetcher, Path::new(AGENT), supervisor.clone());
     let world = Local { node, releases: releases.to_vec() };
