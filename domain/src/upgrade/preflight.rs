@@ -68,6 +68,8 @@ pub struct Asked<'a> {
     pub live: bool,
     /// Whether the running JVM is known to have other classes in force than recorded.
     pub old_classes: bool,
+    /// Whether the last upgrade could not be put back: what is there is broken, and a further order is to mend it.
+    pub broken: bool,
 }
 
 /// Judges the facts.
@@ -104,7 +106,7 @@ pub fn judge(policy: &Policy, asked: Asked<'_>, current: &ComponentState, facts:
         return Verdict::Stop(reason);
     }
     // What is damaged has to be put right while it is unhealthy: that is why it is.
-    let mends = facts.damage.is_some() && wanted.same_content(current);
+    let mends = asked.broken || facts.damage.is_some() && wanted.same_content(current);
     match &facts.baseline {
         _ if mends => Verdict::Fetch,
         Some(Err(problem)) if policy.require_healthy_baseline && current.artifact().is_some() => {

@@ -203,6 +203,7 @@ impl Machine {
             self.seen.alarms.clone_from(alarms);
         }
         let old_classes = self.old_classes();
+        let broken = self.record.last.as_ref().is_some_and(|last| last.outcome == Outcome::RollbackFailed);
         let Some(passage) = &mut self.record.passage else { return };
         passage.from = self.record.current.clone();
         if self.policy.systemd {
@@ -210,7 +211,7 @@ impl Machine {
             passage.ran = facts.process.digest().is_some();
         }
         let goal = passage.order.goal.clone();
-        let asked = Asked { goal: &goal, live: passage.order.live, old_classes };
+        let asked = Asked { goal: &goal, live: passage.order.live, old_classes, broken };
         match preflight::judge(&self.policy, asked, &self.record.current, facts) {
             Check::Fetch if goal.parts(&self.record.current).is_empty() => self.enter(Phase::Staged, now),
             Check::Fetch if goal.fetches() => self.enter(Phase::Fetching, now),

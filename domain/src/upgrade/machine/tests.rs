@@ -232,6 +232,13 @@ fn a_damaged_way_back_leads_to_the_one_before_or_to_a_person() {
     node.send(Event::Order(Box::new(install(4, "u4", 4))));
     assert_eq!(node.run("u4"), Outcome::RollbackFailed);
     assert_eq!(node.machine.record().current.artifact(), Some(digest(4)), "the record says what is there");
+    // What is broken there is mended by a further release, and by nothing else.
+    node.broken_baseline = true;
+    node.send(Event::Order(Box::new(install(5, "u5", 5))));
+    assert_eq!(node.run("u5"), Outcome::Succeeded);
+    node.send(Event::Order(Box::new(install(6, "u6", 6))));
+    assert_eq!(node.run("u6"), Outcome::FailedUnchanged);
+    assert_eq!(node.reason("u6"), ReasonCode::BaselineUnhealthy);
 }
 
 #[test]

@@ -183,7 +183,13 @@ fn harness() {
         std::io::stdin().lock().read_line(&mut line).unwrap();
         let said =
             tokio::time::timeout(PATIENCE, act(Path::new(&dir), Sort::parse(&sort), number, &deed)).await;
-        println!("\nsaid {}", said.unwrap_or_else(|_| "STUCK".to_owned()));
+        println!(
+            "\nsaid {}",
+            said.unwrap_or_else(|_| {
+                let last = record(Path::new(&dir), Sort::parse(&sort)).and_then(|record| record.last);
+                format!("STUCK after {last:?}")
+            })
+        );
     });
 }
 

@@ -158,6 +158,8 @@ pub(super) struct Node {
     pub(super) process: Process,
     pub(super) pids: u32,
     pub(super) unhealthy: BTreeSet<Digest>,
+    /// What runs before an upgrade is unhealthy.
+    pub(super) broken_baseline: bool,
     pub(super) damaged: BTreeSet<Digest>,
     /// Steps by name that fail with the given code, each once.
     pub(super) faults: Vec<(&'static str, ReasonCode)>,
@@ -192,6 +194,7 @@ impl Node {
             process: Process::NotRun,
             pids: 100,
             unhealthy: BTreeSet::new(),
+            broken_baseline: false,
             damaged: BTreeSet::new(),
             faults: vec![],
             work: VecDeque::new(),
@@ -427,7 +430,7 @@ impl Node {
             damage: self.damage.clone(),
             stack: Ok(Vec::new()),
             changes: Vec::new(),
-            baseline: None,
+            baseline: self.broken_baseline.then(|| Err("it does not answer".to_owned())),
         }
     }
 
