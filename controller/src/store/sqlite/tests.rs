@@ -108,6 +108,31 @@ async fn a_full_disk_leaves_nothing_half_written_and_passes() {
     assert_eq!(count(&store).await, 201);
 }
 
+/// A full disk makes SQLite undo the whole transaction: what waits behind the batch that met it is not written either,
+/// since its caller is told so.
+#[tokio::test]
+async fn a_full_disk_ends_the_whole_group() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(dir.path()).await.unwrap();
+    let pages: i64 = sqlx::query_scalar("PRAGMA page_count").fetch_one(&store.writer).await.unwrap();
+    let limit = sqlx::AssertSqlSafe(format!("PRAGMA max_page_count = {}", pages + 4));
+    sqlx::query(limit).execute(&store.writer).await.unwrap();
+    let large: Vec<Change> = (0..200).map(|n| put(&format!("n-{n}"))).collect();
+    let (mut answers, group) = (Vec::new(), [vec![put("a")], large, vec![put("b")], vec![put("c")]]);
+    // On one thread the writer sees them all at once.
+    for changes in group {
+        let (answer, answered) = tokio::sync::oneshot::channel();
+        assert!(store.queue.try_send(writer::Job::Batch { changes, answer }).is_ok());
+        answers.push(answered);
+    }
+    for answered in answers {
+        let told = answered.await.unwrap();
+        assert!(matches!(told, Err(StoreError::Unavailable { .. })), "{told:?}");
+    }
+    assert_eq!(count(&store).await, 0, "they were told that nothing was written");
+    store.commit(vec![put("b")]).await.unwrap();
+}
+
 #[tokio::test]
 async fn a_locked_database_is_unavailable_and_passes() {
     let dir = tempfile::tempdir().unwrap();
@@ -139,6 +164,10 @@ async fn a_writer_that_panics_goes_on() {
     let store = SqliteStore::open(dir.path()).await.unwrap();
     store.probe().await.unwrap();
     assert!(store.queue.send(writer::Job::Panic).await.is_ok());
+    // What is in its hand with the panic goes with it.
+    while store.queue.capacity() < store.queue.max_capacity() {
+        tokio::task::yield_now().await;
+    }
     store.commit(vec![put("a")]).await.unwrap();
     store.probe().await.unwrap();
     assert_eq!(count(&store).await, 1);
@@ -152,11 +181,13 @@ async fn a_full_disk_is_seen_by_the_probe_until_it_has_room() {
     let dir = tempfile::tempdir().unwrap();
     let store = SqliteStore::open(dir.path()).await.unwrap();
     let pages: i64 = sqlx::query_scalar("PRAGMA page_count").fetch_one(&store.writer).await.unwrap();
-    let limit = sqlx::AssertSqlSafe(format!("PRAGMA max_page_count = {}", pages + 4));
-    sqlx::query(limit).execute(&store.writer).await.unwrap();
+    let limit = || sqlx::AssertSqlSafe(format!("PRAGMA max_page_count = {}", pages + 4));
+    sqlx::query(limit()).execute(&store.writer).await.unwrap();
     store.probe().await.unwrap();
     let batch: Vec<Change> = (0..200).map(|n| put(&format!("n-{n}"))).collect();
     store.commit(batch.clone()).await.unwrap_err();
+    // The writer's next connection meets the same disk.
+    sqlx::query(limit()).execute(&store.writer).await.unwrap();
     store.probe().await.unwrap_err();
     sqlx::query("PRAGMA max_page_count = 1000000").execute(&store.writer).await.unwrap();
     store.probe().await.unwrap();

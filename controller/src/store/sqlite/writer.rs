@@ -275,13 +275,19 @@ async fn words(conn: &mut SqliteConnection, batches: Vec<Waiting>, applied: &mut
     Ok(())
 }
 
+/// Applies a batch, or nothing of it. Where its savepoint is in doubt the error is [`StoreError::Unavailable`], which
+/// ends the group.
 async fn savepoint(conn: &mut SqliteConnection, changes: Vec<Change>) -> Result<(Committed, Vec<Notice>)> {
-    execute(conn, "SAVEPOINT batch").await?;
+    execute(conn, "SAVEPOINT batch").await.map_err(|error| again(&error))?;
     let outcome = batch::apply(conn, changes).await;
-    if outcome.is_err() {
-        execute(conn, "ROLLBACK TO batch").await?;
+    if let Err(error) = &outcome
+        && execute(conn, "ROLLBACK TO batch").await.is_err()
+    {
+        // A full or failing disk may have made SQLite undo the whole transaction. Whatever this group did now would
+        // be written by itself, and its caller be told that it was not.
+        return Err(again(error));
     }
-    execute(conn, "RELEASE batch").await?;
+    execute(conn, "RELEASE batch").await.map_err(|error| again(&error))?;
     outcome
 }
 
