@@ -229,8 +229,13 @@ impl Rollouts {
     ) -> Result<Rollout, Reason> {
         let _turn = self.turn.lock().await;
         let (store, id) = (&*self.store, command.id);
+        // Held until the command is through: the engine acts on words that passed between two tries, and each of its
+        // steps makes a try vain. Nothing below passes the gate itself.
+        let mut silence = None;
         for tries in 0..TRIES {
-            let _silence = if tries >= PATIENT_TRIES { Some(self.gate.write().await) } else { None };
+            if tries >= PATIENT_TRIES && silence.is_none() {
+                silence = Some(self.gate.write().await);
+            }
             let loaded = load::load(store, id).await.map_err(internal)?;
             let mut loaded = loaded.ok_or_else(|| unknown(id))?;
             if !command.etag.is_empty() && loaded.machine.rollout.etag() != command.etag {

@@ -202,6 +202,44 @@ async fn refusals_say_why_and_change_nothing() {
     assert_eq!(reason.code, ReasonCode::NotFound);
 }
 
+/// Agents that never fall silent, and an engine with five steps to do after each of their words.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rollout_among_many_words_is_still_commanded() {
+    let world = World::new(&[Fate::Good]).await;
+    let id = world.rollouts.create(&anna(), wish(policy(&[9], 1)), None).await.unwrap().rollout.unwrap().id;
+    let (gate, left) = (Arc::new(tokio::sync::RwLock::new(())), Arc::new(AtomicUsize::new(5)));
+    let rollouts = world.rollouts.clone().gated(gate.clone());
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..4 {
+        let (gate, left) = (gate.clone(), left.clone());
+        tasks.spawn(async move {
+            loop {
+                let _passes = gate.read().await;
+                left.store(5, Ordering::SeqCst);
+                tokio::task::yield_now().await;
+            }
+        });
+    }
+    let (store, of) = (world.store.clone(), id.clone());
+    tasks.spawn(async move {
+        loop {
+            if left.load(Ordering::SeqCst) == 0 {
+                tokio::task::yield_now().await;
+                continue;
+            }
+            let record = store.rollout(&of).await.unwrap().unwrap();
+            let expected = crate::store::Expected::Revision(record.version);
+            let time = upfleet_domain::time::Time(1);
+            let step = crate::store::Change::PutRollout { rollout: Box::new(record), expected, time };
+            let _ = store.commit(vec![step]).await;
+            let _ = left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+        }
+    });
+    let started = rollouts.command(&anna(), command(&id, "start"), Event::Start).await;
+    assert!(started.is_ok(), "{started:?}");
+    tasks.shutdown().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_same_request_twice_is_one_rollout() {
     let world = World::new(&[Fate::Good; 2]).await;
