@@ -43,11 +43,13 @@ impl Steady {
     }
 
     fn now(&self) -> Time {
+        let base = self.base.load(Ordering::SeqCst);
         let (wall, passed) = ((self.wall)().0, (self.passed)());
-        let own = self.base.load(Ordering::SeqCst).saturating_add(passed);
+        let own = base.saturating_add(passed);
         let off = wall.saturating_sub(own);
         if off.abs() < STEP {
-            self.base.fetch_add(off, Ordering::SeqCst);
+            // Whoever reads the clock at the same time has corrected it already: twice would be too much.
+            let _ = self.base.compare_exchange(base, base + off, Ordering::SeqCst, Ordering::SeqCst);
             self.tell(0);
             return Time(wall);
         }
@@ -133,6 +135,8 @@ pub fn rfc3339(time: Time) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{OnceLock, atomic::AtomicBool};
+
     use super::*;
 
     static WALL: AtomicI64 = AtomicI64::new(0);
@@ -161,5 +165,22 @@ mod tests {
             assert_eq!(clock.step(), 0);
         }
         assert_eq!(clock.now(), read());
+    }
+
+    /// One reads the clock between another's two looks at it: as threads do, but always.
+    #[test]
+    fn those_who_read_at_once_correct_it_once() {
+        static CLOCK: OnceLock<Steady> = OnceLock::new();
+        static BESIDE: AtomicBool = AtomicBool::new(false);
+        let read = || {
+            if BESIDE.swap(false, Ordering::SeqCst) {
+                CLOCK.get().unwrap().now();
+            }
+            Time(if CLOCK.get().is_some() { 1000 } else { 0 })
+        };
+        let clock = CLOCK.get_or_init(|| Steady::new(read, || 0));
+        BESIDE.store(true, Ordering::SeqCst);
+        assert_eq!(clock.now(), Time(1000));
+        assert_eq!(clock.base.load(Ordering::SeqCst), 1000);
     }
 }
