@@ -15,6 +15,8 @@ use crate::{engine::Engine, ops::Operations, store::StoreError};
 const EVERY: Duration = Duration::from_secs(5);
 /// How long a part may take to answer where no watchdog says it.
 const ANSWER: Duration = Duration::from_secs(10);
+/// The longest line for people, in characters.
+const LONGEST: usize = 1000;
 
 /// The controller has begun to listen: says so, and from then on that it lives, until the task is aborted.
 pub(super) fn tell(operations: Operations, engine: Engine) -> JoinHandle<()> {
@@ -57,7 +59,7 @@ async fn tell_for_ever(operations: &Operations, engine: &Engine, watchdog: Optio
                     Ok(()) => line(operations).await,
                     Err(error) => Err(error.to_string()),
                 }
-                .unwrap_or_else(|problem| format!("Can't use the store: {problem}"))
+                .unwrap_or_else(|problem| one_line(&format!("Can't use the store: {problem}")))
             }
         };
         if states.is_empty() {
@@ -94,6 +96,11 @@ async fn line(operations: &Operations) -> Result<String, String> {
     Ok(status(operations.sessions.count(), &states))
 }
 
+/// What can be told in one line: a line break would begin another assignment of the manager's protocol.
+fn one_line(text: &str) -> String {
+    text.chars().take(LONGEST).map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
 fn status(nodes: usize, rollouts: &BTreeMap<State, u32>) -> String {
     let some = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
     let mut line = format!("{} connected", some(nodes, "node"));
@@ -109,6 +116,12 @@ fn status(nodes: usize, rollouts: &BTreeMap<State, u32>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_problem_is_one_line_and_no_assignment() {
+        assert_eq!(one_line("disk full\nMAINPID=1\r\u{85}\0"), "disk full MAINPID=1   ");
+        assert_eq!(one_line(&"ä".repeat(5000)).chars().count(), LONGEST);
+    }
 
     #[test]
     fn the_line_counts_nodes_and_rollouts() {
