@@ -104,11 +104,20 @@ pub(crate) async fn channel(
     addr: SocketAddr,
     config: Arc<ClientConfig>,
 ) -> Result<Channel, tonic::transport::Error> {
+    channel_of(Endpoint::from_static("http://controller"), addr, config).await
+}
+
+/// The same with the settings of an endpoint.
+pub(crate) async fn channel_of(
+    endpoint: Endpoint,
+    addr: SocketAddr,
+    config: Arc<ClientConfig>,
+) -> Result<Channel, tonic::transport::Error> {
     let connector = tower::service_fn(move |_: http::Uri| {
         let config = config.clone();
         async move { tls_connect(addr, config).await.map(TokioIo::new) }
     });
-    Endpoint::from_static("http://controller").connect_with_connector(connector).await
+    endpoint.connect_with_connector(connector).await
 }
 
 /// Waits until `condition` holds, at most ten seconds.

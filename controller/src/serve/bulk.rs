@@ -1,5 +1,5 @@
-//! Lanes for artifacts' bytes: threads with a runtime of their own, each with the same services and the same gate as
-//! the main listener, and with windows and frames for bulk.
+//! Lanes for artifacts' bytes: threads with a runtime of their own, each with the artifact service, the same gate
+//! as the main listener, and windows and frames for bulk. A lane serves nothing else.
 //!
 //! Measured: a message of 1 MiB that fits one frame, windows that hold several, and no hop between worker threads
 //! reach what TLS alone does (docs/performance.md).
@@ -14,7 +14,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 
-use super::listen::{HEADERS, PENDING_RESETS, STREAMS, services};
+use super::listen::{HEADERS, PENDING_RESETS, STREAMS, lane_services};
 use crate::{
     auth::AuthLayer,
     ops::Operations,
@@ -89,7 +89,7 @@ async fn serve(mut handed: mpsc::Receiver<Handover>, operations: Operations, sto
         .initial_stream_window_size(WINDOW)
         .initial_connection_window_size(WINDOW)
         .layer(AuthLayer)
-        .add_routes(services(operations))
+        .add_routes(lane_services(operations))
         .serve_with_incoming_shutdown(ReceiverStream::new(admitted), stop.cancelled_owned());
     if let Err(error) = server.await {
         tracing::error!(%error, "a lane for artifacts' bytes ended");

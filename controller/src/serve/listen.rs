@@ -61,8 +61,20 @@ fn bounded() -> Server {
         .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS))
 }
 
-/// All services of the main listener.
-pub(super) fn services(operations: Operations) -> Routes {
+/// Artifacts, whose downloads skip the general encoder.
+fn artifacts(api: &Api) -> Uncopied {
+    let general = ArtifactServiceServer::new(api.clone()).max_decoding_message_size(CONTENT_MESSAGE);
+    Uncopied::new(general, api.clone())
+}
+
+/// What a lane for artifacts' bytes serves. All else is the main listener's alone: some of it must take turns, which it
+/// does within one set of services.
+pub(super) fn lane_services(operations: Operations) -> Routes {
+    Routes::new(artifacts(&Api(operations)))
+}
+
+/// All services of the main listener; made once.
+fn services(operations: Operations) -> Routes {
     let rollouts = Rollouts::new(operations.store.clone(), operations.clock.clone());
     let rollouts = rollouts.gated(operations.sessions.gate());
     let rollouts = RolloutApi::new(rollouts, Some(operations.sessions.clone()));
@@ -70,11 +82,10 @@ pub(super) fn services(operations: Operations) -> Routes {
     let (reporter, health) = tonic_health::server::health_reporter();
     // An empty name stands for the whole server, which the reporter says serves from the start.
     drop(reporter);
-    let artifacts = ArtifactServiceServer::new(api.clone()).max_decoding_message_size(CONTENT_MESSAGE);
     let mut routes = Routes::builder();
     routes
         .add_service(AgentServiceServer::new(api.clone()).max_decoding_message_size(AGENT_MESSAGE))
-        .add_service(Uncopied::new(artifacts, api.clone()))
+        .add_service(artifacts(&api))
         .add_service(NodeServiceServer::new(api.clone()).max_decoding_message_size(MESSAGE))
         .add_service(PatchServiceServer::new(api.clone()).max_decoding_message_size(MESSAGE))
         .add_service(ReleaseServiceServer::new(api.clone()).max_decoding_message_size(CONTENT_MESSAGE))

@@ -3,17 +3,23 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::time::timeout;
-use tonic::{Streaming, transport::Channel};
+use tonic::{
+    Code, Streaming,
+    transport::{Channel, Endpoint},
+};
 use upfleet_api::{
     BULK_ALPN,
-    v1::{self, artifact_service_client::ArtifactServiceClient},
+    v1::{
+        self, artifact_service_client::ArtifactServiceClient, node_service_client::NodeServiceClient,
+        rollout_service_client::RolloutServiceClient,
+    },
 };
 use upfleet_domain::{digest::Digest, reason::ReasonCode};
 
 use super::support::{Controller, Identity, code};
 use crate::{
     blobs::PIECE,
-    testing::{channel, client_config_with, tls_connect},
+    testing::{channel_of, client_config_with, tls_connect},
 };
 
 const SIZE: usize = 5 * PIECE + 17;
@@ -37,19 +43,26 @@ async fn stocked() -> Controller {
     controller
 }
 
-async fn artifacts(controller: &Controller, who: &Identity, bulk: bool) -> ArtifactServiceClient<Channel> {
+async fn connect(controller: &Controller, who: &Identity, bulk: bool, endpoint: Endpoint) -> Channel {
     let mut config = client_config_with(&controller.ca, Some(who.shown()));
     if bulk {
         Arc::get_mut(&mut config).unwrap().alpn_protocols.insert(0, BULK_ALPN.to_vec());
     }
-    let channel = channel(controller.running.endpoints.api, config).await.unwrap();
+    channel_of(endpoint, controller.running.endpoints.api, config).await.unwrap()
+}
+
+async fn artifacts(controller: &Controller, who: &Identity, bulk: bool) -> ArtifactServiceClient<Channel> {
+    let channel = connect(controller, who, bulk, Endpoint::from_static("http://controller")).await;
     ArtifactServiceClient::new(channel).max_decoding_message_size(2 * PIECE)
 }
 
-async fn download(client: &mut ArtifactServiceClient<Channel>) -> Streaming<v1::DownloadArtifactResponse> {
+fn request() -> v1::DownloadArtifactRequest {
     let digest = Some((&Digest::of(&bytes())).into());
-    let request = v1::DownloadArtifactRequest { digest, ..Default::default() };
-    client.download_artifact(request).await.unwrap().into_inner()
+    v1::DownloadArtifactRequest { digest, ..Default::default() }
+}
+
+async fn download(client: &mut ArtifactServiceClient<Channel>) -> Streaming<v1::DownloadArtifactResponse> {
+    client.download_artifact(request()).await.unwrap().into_inner()
 }
 
 async fn read(mut stream: Streaming<v1::DownloadArtifactResponse>) -> Vec<u8> {
@@ -112,9 +125,10 @@ async fn a_revoked_reader_is_cut_on_its_lane() {
 async fn readers_that_take_nothing_hold_no_more_than_their_share() {
     let controller = stocked().await;
     let mut idle = Vec::new();
-    for connection in 0..8 {
-        let mut client = artifacts(&controller, &controller.admin, connection % 2 == 0).await;
-        for _ in 0..16 {
+    for node in 0..16 {
+        let identity = controller.enroll(&format!("web-{node}")).await;
+        let mut client = artifacts(&controller, &identity, node % 2 == 0).await;
+        for _ in 0..8 {
             idle.push(download(&mut client).await);
         }
     }
@@ -128,6 +142,21 @@ async fn readers_that_take_nothing_hold_no_more_than_their_share() {
     assert!(held <= 64 * 1024 * 1024, "{held} bytes are held");
     drop((idle, client));
     crate::testing::eventually("all is given back", || controller.running.operations.blobs.held() == 0).await;
+}
+
+/// What must take turns takes them within one set of services: a lane has none of it.
+#[tokio::test]
+async fn a_lane_serves_artifacts_only() {
+    let controller = Controller::start().await;
+    let endpoint = Endpoint::from_static("http://controller");
+    let lane = connect(&controller, &controller.admin, true, endpoint).await;
+    let list = v1::ListRolloutsRequest::default();
+    let refused = RolloutServiceClient::new(lane.clone()).list_rollouts(list).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unimplemented, "{refused}");
+    let list = v1::ListNodesRequest::default();
+    let refused = NodeServiceClient::new(lane.clone()).list_nodes(list).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unimplemented, "{refused}");
+    ArtifactServiceClient::new(lane).list_artifacts(v1::ListArtifactsRequest::default()).await.unwrap();
 }
 
 #[tokio::test]
