@@ -12,6 +12,7 @@ use super::{Answer, Api, answer, names, opened, page, refuse, show};
 use crate::{
     blobs::PIECE,
     ops::{ArtifactView, Wanted},
+    tls::Peer,
 };
 
 /// How long an uploader may be silent before its upload is closed; it can be resumed.
@@ -91,14 +92,15 @@ impl ArtifactService for Api {
         &self,
         request: Request<v1::DownloadArtifactRequest>,
     ) -> Answer<Self::DownloadArtifactStream> {
-        let (_, request) = opened(request)?;
+        let cut = request.extensions().get::<Peer>().map(|peer| peer.kill.clone()).unwrap_or_default();
+        let (caller, request) = opened(request)?;
         let wanted = Wanted {
             digest: digest(request.digest, "digest")?,
             offset: request.offset,
             limit: request.limit,
             piece: request.message_bytes,
         };
-        let pieces = self.0.download(wanted).await.map_err(refuse)?;
+        let pieces = self.0.download(&caller, wanted, cut).await.map_err(refuse)?;
         let shown = pieces.map(|piece: Result<_, Reason>| {
             piece.map_err(refuse).map(|piece: crate::ops::Piece| v1::DownloadArtifactResponse {
                 offset: piece.offset,

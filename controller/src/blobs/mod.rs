@@ -8,6 +8,7 @@ mod collect;
 mod error;
 mod pieces;
 mod read;
+mod readers;
 #[cfg(test)]
 mod tests;
 mod upload;
@@ -24,12 +25,14 @@ use std::{
     time::SystemTime,
 };
 
+use tokio_util::sync::CancellationToken;
 use upfleet_domain::{digest::Digest, release::MAX_ARTIFACT_BYTES};
 
 pub use collect::Collected;
 pub use error::BlobError;
 use error::io;
 pub use read::Blob;
+pub use readers::Reader;
 pub use upload::{Upload, Uploaded};
 
 /// What a read or write gives.
@@ -91,6 +94,7 @@ struct Inner {
     /// Bytes of all artifacts.
     total: AtomicU64,
     pieces: pieces::Pieces,
+    readers: readers::Readers,
 }
 
 /// The artifact store. Clones share it.
@@ -117,6 +121,7 @@ impl Blobs {
             verified: Mutex::default(),
             total: AtomicU64::new(total),
             pieces: pieces::Pieces::default(),
+            readers: readers::Readers::default(),
         })))
     }
 
@@ -138,6 +143,21 @@ impl Blobs {
     #[must_use]
     pub fn total(&self) -> u64 {
         self.0.total.load(Ordering::Relaxed)
+    }
+
+    /// One more reader under a name, of which there may be `limit` at once. `cut` is cancelled where it takes nothing
+    /// while others wait.
+    ///
+    /// # Errors
+    /// [`BlobError::Limit`] where there are as many.
+    pub fn reader(&self, name: &str, limit: usize, cut: CancellationToken) -> Result<Reader> {
+        self.0.readers.enter(name, limit, cut)
+    }
+
+    /// Cuts readers that have held a piece for so long, as whoever waits for memory does.
+    #[cfg(test)]
+    pub(crate) fn cut(&self, patience: std::time::Duration) -> usize {
+        self.0.pieces.cut(patience)
     }
 
     /// Bytes of all pieces on their way to readers.

@@ -13,7 +13,7 @@ use rustix::io::{ReadWriteFlags, preadv2};
 use sha2::{Digest as _, Sha256};
 use upfleet_domain::digest::Digest;
 
-use super::{BlobError, Blobs, PIECE, Result, Stamp, blocking, guard, io, pieces::Pieces};
+use super::{BlobError, Blobs, PIECE, Reader, Result, Stamp, blocking, guard, io, pieces::Pieces};
 
 /// An artifact open for reading. It stays readable where it is deleted meanwhile.
 #[derive(Clone, Debug)]
@@ -22,6 +22,7 @@ pub struct Blob {
     path: PathBuf,
     size: u64,
     pieces: Pieces,
+    reader: Option<Reader>,
 }
 
 impl Blobs {
@@ -56,7 +57,7 @@ fn open(digest: Digest, path: &Path, known: Option<Stamp>, pieces: Pieces) -> Re
     if known != Some(stamp) && hash(&file, path)? != digest {
         return Err(BlobError::Damaged(digest));
     }
-    let blob = Blob { file: Arc::new(file), path: path.to_owned(), size: stamp.size, pieces };
+    let blob = Blob { file: Arc::new(file), path: path.to_owned(), size: stamp.size, pieces, reader: None };
     Ok((blob, stamp.settled().then_some(stamp)))
 }
 
@@ -73,6 +74,12 @@ fn hash(mut file: &File, path: &Path) -> Result<Digest> {
 }
 
 impl Blob {
+    /// The same, whose pieces are on their way to `reader`.
+    #[must_use]
+    pub fn read_by(self, reader: Reader) -> Self {
+        Self { reader: Some(reader), ..self }
+    }
+
     /// Length in bytes.
     #[must_use]
     pub fn size(&self) -> u64 {
@@ -91,7 +98,7 @@ impl Blob {
         if length == 0 {
             return Ok(Bytes::new());
         }
-        let mut piece = self.pieces.take(length).await;
+        let mut piece = self.pieces.take(length, self.reader.as_ref()).await;
         if self.read_cached(piece.bytes(), offset) {
             return Ok(piece.done());
         }

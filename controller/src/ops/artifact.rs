@@ -7,6 +7,7 @@ use std::sync::{
 
 use bytes::Bytes;
 use futures_util::stream::{Stream, unfold};
+use tokio_util::sync::CancellationToken;
 use upfleet_domain::{
     digest::Digest,
     reason::{Reason, ReasonCode},
@@ -55,6 +56,11 @@ pub struct Piece {
 
 /// The smallest piece that can be asked for, in bytes.
 const MIN_PIECE: u64 = 16 * 1024;
+/// How many downloads a node may have at once: an agent has one for each component that is upgraded at the moment, and
+/// tries again where it is refused.
+const NODE_READERS: usize = 8;
+/// How many a user may have: pipelines share the name of one.
+const USER_READERS: usize = 32;
 /// The first piece of a reader, in bytes.
 const FIRST_PIECE: u64 = 64 * 1024;
 
@@ -145,15 +151,21 @@ impl Operations {
         self.blobs.delete(*digest).await.map_err(|error| error.reason())
     }
 
-    /// Streams a range, which is read as the reader takes it.
+    /// Streams a range, which is read as the reader takes it. `cut` ends the reader's connection, where it takes
+    /// nothing while others wait.
     ///
     /// # Errors
-    /// `NOT_FOUND`, `ARTIFACT_DAMAGED`, `INVALID_ARGUMENT` for an offset beyond the end.
+    /// `NOT_FOUND`, `ARTIFACT_DAMAGED`, `INVALID_ARGUMENT` for an offset beyond the end, `LIMIT_EXCEEDED` where the
+    /// caller has as many downloads as it may.
     pub async fn download(
         &self,
+        caller: &Principal,
         wanted: Wanted,
+        cut: CancellationToken,
     ) -> Result<impl Stream<Item = Result<Piece, Reason>> + Send + use<>, Reason> {
-        let blob = self.blobs.read(wanted.digest).await.map_err(|error| error.reason())?;
+        let limit = if matches!(caller, Principal::Node(_)) { NODE_READERS } else { USER_READERS };
+        let reader = self.blobs.reader(&caller.to_string(), limit, cut).map_err(|error| error.reason())?;
+        let blob = self.blobs.read(wanted.digest).await.map_err(|error| error.reason())?.read_by(reader);
         if wanted.offset > blob.size() {
             return Err(Reason::new(ReasonCode::InvalidArgument)
                 .with("field", "offset")

@@ -28,8 +28,9 @@ use super::{
     peer::PeerStream,
 };
 
-/// A reader that takes nothing for so long is cut. No sign of life is asked for over HTTP/2: on a slow line it
-/// would wait behind the bytes.
+/// A peer that acknowledges nothing for so long, or keeps its TCP window closed, is cut. No sign of life is asked for
+/// over HTTP/2: on a slow line it would wait behind the bytes. A reader that HTTP/2's own windows hold up is another
+/// matter: TCP sees nothing of it, and `blobs` cuts it where others wait for the memory it holds.
 const UNREAD: Duration = Duration::from_secs(60);
 /// A peer that is silent so long is asked by the kernel whether it is still there.
 const SILENT: Duration = Duration::from_secs(20);

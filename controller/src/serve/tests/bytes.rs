@@ -144,6 +144,37 @@ async fn readers_that_take_nothing_hold_no_more_than_their_share() {
     crate::testing::eventually("all is given back", || controller.running.operations.blobs.held() == 0).await;
 }
 
+/// A node that opens streams and grants none of them a window, over both kinds of connection: it gets no more than its
+/// share, and it is cut where others wait for what it holds.
+#[tokio::test]
+async fn readers_that_grant_no_window_are_bounded_and_cut() {
+    let controller = stocked().await;
+    let (thief, honest) = (controller.enroll("thief").await, controller.enroll("web-01").await);
+    let mut stuck = Vec::new();
+    for bulk in [false, true] {
+        let endpoint = Endpoint::from_static("http://controller").initial_stream_window_size(0);
+        let mut client = ArtifactServiceClient::new(connect(&controller, &thief, bulk, endpoint).await);
+        for _ in 0..4 {
+            stuck.push(download(&mut client).await);
+        }
+    }
+    let blobs = &controller.running.operations.blobs;
+    let held = || blobs.held() >= 8 * 64 * 1024;
+    crate::testing::eventually("a piece lies ready for each of them", held).await;
+    let mut again = artifacts(&controller, &thief, true).await;
+    assert_eq!(code(again.download_artifact(request()).await), ReasonCode::LimitExceeded);
+    let whole = download(&mut artifacts(&controller, &honest, true).await).await;
+    assert_eq!(read(whole).await, bytes(), "the others have their own share");
+
+    let minute = Duration::from_secs(60);
+    assert_eq!((blobs.cut(minute), blobs.cut(Duration::ZERO)), (0, 2), "both connections, and not too soon");
+    for mut stream in stuck {
+        assert!(timeout(minute, stream.message()).await.expect("cut").is_err());
+    }
+    crate::testing::eventually("all is given back", || blobs.held() == 0).await;
+    assert_eq!(read(download(&mut again).await).await, bytes(), "it may begin anew");
+}
+
 /// What must take turns takes them within one set of services: a lane has none of it.
 #[tokio::test]
 async fn a_lane_serves_artifacts_only() {
