@@ -1,4 +1,5 @@
-//! Many changes of one kind with a few statements: a fleet's orders, its acknowledgements and its reports.
+//! Many changes of one kind with a few statements: a fleet's orders, its acknowledgements and its reports. These are
+//! also the only statements that write such rows; one row is a few.
 //!
 //! Each does exactly what the same changes do one after the other, in their order; a tenth of the statements is what
 //! makes the difference when ten thousand agents speak at once.
@@ -49,14 +50,19 @@ pub(super) struct Told {
 }
 
 /// A row of the history of a rollout's changes.
-struct Event {
-    rollout: RolloutId,
-    revision: u64,
-    time: Time,
-    node: NodeId,
-    previous: Option<String>,
-    doc: String,
+pub(super) struct Event {
+    pub(super) rollout: RolloutId,
+    pub(super) revision: u64,
+    pub(super) time: Time,
+    /// Whose upgrade changed; `None` where the rollout itself did.
+    pub(super) node: Option<NodeId>,
+    /// The upgrade's state before.
+    pub(super) previous: Option<String>,
+    pub(super) doc: String,
 }
+
+/// Upgrades to write, each with its document.
+pub(super) type Upgrades = BTreeMap<(RolloutId, NodeId), (NodeUpgrade, String)>;
 
 type Desired = BTreeMap<(NodeId, ComponentId), DesiredRecord>;
 
@@ -125,7 +131,10 @@ async fn read_desired(batch: &mut Batch<'_>, keys: &BTreeSet<(NodeId, ComponentI
     Ok(rows)
 }
 
-async fn write_desired(batch: &mut Batch<'_>, rows: impl Iterator<Item = &DesiredRecord>) -> Result<()> {
+pub(super) async fn write_desired(
+    batch: &mut Batch<'_>,
+    rows: impl Iterator<Item = &DesiredRecord>,
+) -> Result<()> {
     let rows: Vec<&DesiredRecord> = rows.collect();
     for rows in rows.chunks(ROWS) {
         let mut upsert =
@@ -167,7 +176,7 @@ pub(super) async fn put_upgrades(batch: &mut Batch<'_>, puts: Vec<Put>) -> Resul
             }
         }
     }
-    let (mut rows, mut events) = (BTreeMap::new(), Vec::with_capacity(puts.len()));
+    let (mut rows, mut events) = (Upgrades::new(), Vec::with_capacity(puts.len()));
     for Put { rollout, mut upgrade, expected, time } in puts {
         let key = (rollout, upgrade.node.clone());
         let (revision, previous) = found.get(&key).cloned().unzip();
@@ -176,7 +185,8 @@ pub(super) async fn put_upgrades(batch: &mut Batch<'_>, puts: Vec<Put>) -> Resul
         let doc = to_doc(&*upgrade);
         found.insert(key.clone(), (upgrade.revision, upgrade.state.as_str().to_owned()));
         let (rollout, node) = key.clone();
-        events.push(Event { rollout, revision: upgrade.revision, time, node, previous, doc: doc.clone() });
+        let (revision, node) = (upgrade.revision, Some(node));
+        events.push(Event { rollout, revision, time, node, previous, doc: doc.clone() });
         history::upgrade_ended(batch, &key.0, &upgrade).await?;
         rows.insert(key, (*upgrade, doc));
     }
@@ -203,7 +213,8 @@ pub(super) async fn record_reports(batch: &mut Batch<'_>, told: Vec<Told>) -> Re
                 history::upgrade_ended(batch, rollout, row).await?;
                 fleet::upgrade_ended(batch, &node, &said).await?;
                 rows.insert((rollout.clone(), node.clone()), (row.clone(), doc.clone()));
-                events.push(Event { rollout: rollout.clone(), revision, time, node, previous, doc });
+                let (rollout, node) = (rollout.clone(), Some(node));
+                events.push(Event { rollout, revision, time, node, previous, doc });
                 ReportOutcome::Recorded
             }
         };
@@ -236,10 +247,7 @@ async fn read_upgrades(
     Ok(known)
 }
 
-async fn write_upgrades(
-    batch: &mut Batch<'_>,
-    rows: &BTreeMap<(RolloutId, NodeId), (NodeUpgrade, String)>,
-) -> Result<()> {
+pub(super) async fn write_upgrades(batch: &mut Batch<'_>, rows: &Upgrades) -> Result<()> {
     for rows in rows.iter().collect::<Vec<_>>().chunks(ROWS) {
         let mut upsert = QueryBuilder::<Sqlite>::new(
             "INSERT INTO node_upgrade (rollout, node, upgrade_id, state, revision, sort_key, doc) ",
@@ -259,13 +267,14 @@ async fn write_upgrades(
     Ok(())
 }
 
-async fn write_events(batch: &mut Batch<'_>, events: &[Event]) -> Result<()> {
+pub(super) async fn write_events(batch: &mut Batch<'_>, events: &[Event]) -> Result<()> {
     for events in events.chunks(ROWS) {
         let mut insert =
             QueryBuilder::<Sqlite>::new("INSERT INTO event (rollout, revision, time, node, previous, doc) ");
         insert.push_values(events, |mut values, event| {
             values.push_bind(event.rollout.as_str()).push_bind(int(event.revision)).push_bind(event.time.0);
-            values.push_bind(event.node.as_str()).push_bind(event.previous.as_deref());
+            values.push_bind(event.node.as_ref().map(|node| node.as_str()));
+            values.push_bind(event.previous.as_deref());
             values.push_bind(event.doc.as_str());
         });
         insert.build().persistent(false).execute(&mut *batch.conn).await?;

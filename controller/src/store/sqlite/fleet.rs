@@ -14,6 +14,7 @@ use upfleet_domain::{
 
 use super::{
     batch::{Batch, expect, missing, stale},
+    bulk,
     error::{count, from_doc, int, to_doc},
     history,
 };
@@ -246,18 +247,9 @@ pub(super) fn no_orders(node: &NodeId, component: &ComponentId) -> DesiredRecord
     }
 }
 
+/// Writes one row, and tells of it.
 pub(super) async fn write_desired(batch: &mut Batch<'_>, record: &DesiredRecord) -> Result<()> {
-    let generation = record.generation();
-    let upsert = "INSERT INTO desired (node, component, epoch, number, doc) VALUES ($1, $2, $3, $4, $5) \
-                  ON CONFLICT (node, component) DO UPDATE \
-                  SET epoch = excluded.epoch, number = excluded.number, doc = excluded.doc";
-    let upsert = sqlx::query(upsert)
-        .bind(record.node.as_str())
-        .bind(record.component.as_str())
-        .bind(int(generation.epoch))
-        .bind(int(generation.number))
-        .bind(to_doc(record));
-    upsert.execute(&mut *batch.conn).await.map_err(|error| no_node(error, &record.node))?;
+    bulk::write_desired(batch, std::iter::once(record)).await?;
     batch.tell(Notice::Desired { node: record.node.clone() });
     Ok(())
 }

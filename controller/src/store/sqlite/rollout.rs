@@ -11,11 +11,11 @@ use upfleet_domain::{
 
 use super::{
     batch::{Batch, exists, expect, missing},
+    bulk::{self, Event, Upgrades},
     error::{count, from_doc, int, to_doc},
     fleet::{read_desired, write_desired},
     history,
     read::newest_first,
-    read_rollout::upgrade_key,
 };
 use crate::store::{Expected, Result, RolloutRecord};
 
@@ -52,13 +52,14 @@ pub(super) async fn create(
     if insert.execute(&mut *batch.conn).await?.rows_affected() == 0 {
         return Err(exists("rollout", &rollout.id).into());
     }
-    for mut upgrade in upgrades {
+    let row = |mut upgrade: NodeUpgrade| {
         upgrade.revision = 1;
-        write_upgrade(batch, &rollout.id, &upgrade).await?;
-    }
-    let event =
-        Event { rollout: &rollout.id, revision: 1, time: rollout.created, node: None, previous: None };
-    append(batch, event, to_doc(&*rollout)).await?;
+        let doc = to_doc(&upgrade);
+        ((rollout.id.clone(), upgrade.node.clone()), (upgrade, doc))
+    };
+    let rows: Upgrades = upgrades.into_iter().map(row).collect();
+    bulk::write_upgrades(batch, &rows).await?;
+    append(batch, rollout, rollout.created, to_doc(&*rollout)).await?;
     batch.created(rollout.id.clone());
     Ok(())
 }
@@ -94,8 +95,13 @@ pub(super) async fn put(
         .bind(&record.lease_holder)
         .bind(&doc);
     update.execute(&mut *batch.conn).await?;
-    let (rollout, revision) = (&rollout.id, rollout.revision);
-    append(batch, Event { rollout, revision, time, node: None, previous: None }, doc).await
+    append(batch, rollout, time, doc).await
+}
+
+/// The event of a change of the rollout itself.
+async fn append(batch: &mut Batch<'_>, rollout: &Rollout, time: Time, doc: String) -> Result<()> {
+    let (rollout, revision) = (rollout.id.clone(), rollout.revision);
+    bulk::write_events(batch, &[Event { rollout, revision, time, node: None, previous: None, doc }]).await
 }
 
 fn same_states(one: &Rollout, other: &Rollout) -> bool {
@@ -112,46 +118,13 @@ async fn save(
     time: Time,
 ) -> Result<()> {
     upgrade.revision = batch.revise(rollout).await?;
-    let doc = write_upgrade(batch, rollout, &upgrade).await?;
     history::upgrade_ended(batch, rollout, &upgrade).await?;
-    let node = Some(upgrade.node.as_str());
-    let event = Event { rollout, revision: upgrade.revision, time, node, previous };
-    append(batch, event, doc).await
-}
-
-async fn write_upgrade(batch: &mut Batch<'_>, rollout: &RolloutId, upgrade: &NodeUpgrade) -> Result<String> {
-    let upsert = "INSERT INTO node_upgrade (rollout, node, upgrade_id, state, revision, sort_key, doc) \
-                  VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (rollout, node) DO UPDATE SET \
-                  upgrade_id = excluded.upgrade_id, state = excluded.state, revision = excluded.revision, \
-                  sort_key = excluded.sort_key, doc = excluded.doc";
-    let doc = to_doc(upgrade);
-    let upsert = sqlx::query(upsert)
-        .bind(rollout.as_str())
-        .bind(upgrade.node.as_str())
-        .bind(upgrade.id.as_ref().map(|id| id.as_str()))
-        .bind(upgrade.state.as_str())
-        .bind(int(upgrade.revision))
-        .bind(upgrade_key(upgrade))
-        .bind(&doc);
-    upsert.execute(&mut *batch.conn).await?;
-    Ok(doc)
-}
-
-struct Event<'e> {
-    rollout: &'e RolloutId,
-    revision: u64,
-    time: Time,
-    node: Option<&'e str>,
-    previous: Option<String>,
-}
-
-async fn append(batch: &mut Batch<'_>, event: Event<'_>, doc: String) -> Result<()> {
-    let insert = "INSERT INTO event (rollout, revision, time, node, previous, doc) \
-                  VALUES ($1, $2, $3, $4, $5, $6)";
-    let insert = sqlx::query(insert).bind(event.rollout.as_str()).bind(int(event.revision));
-    let insert = insert.bind(event.time.0).bind(event.node).bind(event.previous).bind(doc);
-    insert.execute(&mut *batch.conn).await?;
-    Ok(())
+    let (key, doc) = ((rollout.clone(), upgrade.node.clone()), to_doc(&upgrade));
+    let (rollout, node) = key.clone();
+    let event =
+        Event { rollout, revision: upgrade.revision, time, node: Some(node), previous, doc: doc.clone() };
+    bulk::write_upgrades(batch, &Upgrades::from([(key, (upgrade, doc))])).await?;
+    bulk::write_events(batch, &[event]).await
 }
 
 /// The row whose present attempt has this id.
