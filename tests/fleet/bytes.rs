@@ -11,7 +11,7 @@ use crate::support::{
 
 /// The line to the controller is cut after every 64 KiB, and the agent is killed in the middle: the upgrade succeeds,
 /// and what was fetched before a cut or a kill is not fetched again.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_upgrade_survives_cuts_and_a_kill() {
     let mut fleet = Fleet::default().start().await;
     fleet.nodes[0].kill();
