@@ -130,7 +130,8 @@ fn roll_back_without_room(dir: &Path, kind: &str) {
         let said = said(child, &about);
         let (outcome, reason) = ended(dir, sort);
         let (_, free) = space(dir);
-        assert!(free < 64 * 1024, "{about}: {free} bytes were free");
+        // No more than what failed has left when it was removed.
+        assert!(free < 160 * 1024, "{about}: {free} bytes were free");
         let expected = if deed == Deed::RollBack { Outcome::Succeeded } else { Outcome::RolledBack };
         assert_eq!(outcome, expected, "{about}: {reason}; {said}");
         at_rest(dir, sort).unwrap_or_else(|problem| panic!("{about}: {problem}: {said}"));
