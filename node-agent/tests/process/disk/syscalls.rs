@@ -162,6 +162,11 @@ fn failing(case: &Case, site: &Site, error: &'static str) -> Result<bool, String
     let Ended::Said(said) = ended else { return Err("killed".to_owned()) };
     let about = |problem: String| format!("{problem}; {said}; {:?}", log.injected);
     case.either(dir, &begun).map_err(about)?;
+    if log.injected.is_empty() {
+        // The threads ran in another order than in the survey: what failed was no call on a file. A lost wake-up of
+        // theirs, which only a test can make, leaves them asleep.
+        return Ok(false);
+    }
     if said.starts_with("ENDED") {
         // What could not be removed is removed after the next upgrade.
         let removal = site.call.starts_with("unlink") || site.call == "rmdir";
