@@ -13,6 +13,9 @@ pub struct Usage {
     pub resident: u64,
     /// The most resident memory so far, in bytes.
     pub peak: u64,
+    /// What of the resident memory is no page of a file, in bytes: the rest can be dropped, and is shared with other
+    /// processes of the same program.
+    pub own: u64,
 }
 
 /// What a process has used so far.
@@ -29,7 +32,8 @@ pub fn of(pid: u32) -> anyhow::Result<Usage> {
     let hertz = rustix::param::clock_ticks_per_second();
     // Where the scheduler accounts exactly, that is finer than a tick; it covers the main thread only, so it is not used.
     let cpu = Duration::from_secs_f64(ticks as f64 / hertz as f64);
-    Ok(Usage { cpu, resident: kibibytes(&status, "VmRSS:"), peak: kibibytes(&status, "VmHWM:") })
+    let memory = |key| kibibytes(&status, key);
+    Ok(Usage { cpu, resident: memory("VmRSS:"), peak: memory("VmHWM:"), own: memory("RssAnon:") })
 }
 
 /// The CPU time of this process so far.
