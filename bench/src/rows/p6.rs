@@ -20,7 +20,7 @@ use self::hosts::Hosts;
 use super::Bench;
 use crate::{
     agents::{Agents, COMPONENT, Health, padded},
-    api::{self, Api},
+    api,
     controller::Controller,
     group,
     report::{Goal, Measure, Report},
@@ -80,7 +80,7 @@ pub fn run(bench: &Bench, args: &Args) -> anyhow::Result<Report> {
     let api = runtime.block_on(controller.api())?;
     let health = Health { interval: Duration::from_millis(100), soak: Duration::from_millis(args.soak_ms) };
     let agents = runtime.block_on(Agents::start(bench, &controller, &api, args.hosts, health))?;
-    let mut ours = Ours { bench, controller: &controller, api: &api, args, version: 0 };
+    let mut ours = Ours { bench, controller: &controller, args, version: 0 };
     runtime.block_on(ours.roll_out())?;
 
     let mut upfleet = Vec::new();
@@ -141,7 +141,6 @@ fn compare(report: &mut Report, hosts: usize, ours: &[Cost], ssh: &[Cost], ansib
 struct Ours<'a> {
     bench: &'a Bench,
     controller: &'a Controller,
-    api: &'a Api,
     args: &'a Args,
     version: u64,
 }
@@ -155,12 +154,14 @@ impl Ours<'_> {
         let file = self.controller.dir().join("release");
         padded(self.bench, &file, self.args.size, self.version)?;
         // A manifest without MD5, which the peers have not either.
-        self.api.publish(COMPONENT, &version, self.version, fs::read(&file)?.into()).await?;
+        // A connection that nobody has looked after for a while, as while the peers are measured, is closed by now.
+        let api = self.controller.api().await?;
+        api.publish(COMPONENT, &version, self.version, fs::read(&file)?.into()).await?;
         let (began, before) = (Instant::now(), group::cpu(self.controller.dir()));
-        let name = self.api.create_rollout(api::all_at_once(COMPONENT, &version)).await?;
-        self.api.start_rollout(&name).await?;
+        let name = api.create_rollout(api::all_at_once(COMPONENT, &version)).await?;
+        api.start_rollout(&name).await?;
         let patience = Duration::from_secs(300);
-        let done = self.api.reach(&name, v1::rollout::State::Succeeded, patience).await?;
+        let done = api.reach(&name, v1::rollout::State::Succeeded, patience).await?;
         let wall = began.elapsed();
         let cpu = group::cpu(self.controller.dir()).saturating_sub(before);
         anyhow::ensure!(done.end_time.is_some(), "{name} has not ended");
