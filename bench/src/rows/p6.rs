@@ -118,16 +118,19 @@ pub fn run(bench: &Bench, args: &Args) -> anyhow::Result<Report> {
     Ok(report.end())
 }
 
+/// A part of what a run cost.
+type Part = fn(&Cost) -> Duration;
+
 fn compare(report: &mut Report, hosts: usize, ours: &[Cost], ssh: &[Cost], ansible: &[Cost]) {
     let wall = |cost: &Cost| cost.wall;
     let cpu = |cost: &Cost| cost.cpu;
-    let rows: [(&str, fn(&Cost) -> Duration, &[Cost], Option<f64>); 4] = [
+    let rows: [(&str, Part, &[Cost], Option<f64>); 4] = [
         ("wall per node (parallel ssh)", wall, ssh, Some(1.0 / 3.0)),
         ("wall per node (ansible)", wall, ansible, Some(1.0 / 15.0)),
         ("CPU per node (parallel ssh)", cpu, ssh, Some(0.35)),
         ("CPU per node (ansible)", cpu, ansible, None),
     ];
-    let per_host = |costs: &[Cost], of: fn(&Cost) -> Duration| {
+    let per_host = |costs: &[Cost], of: Part| {
         costs.iter().map(|cost| of(cost).as_secs_f64() * 1e3 / hosts as f64).collect::<Vec<_>>()
     };
     for (name, of, peer, goal) in rows {

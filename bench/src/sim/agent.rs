@@ -31,6 +31,7 @@ use upfleet_api::{
 use upfleet_domain::{
     backoff::Backoff,
     id::ComponentId,
+    order::Target,
     reason::{Reason, ReasonCode},
     state::ComponentState,
     time::Time,
@@ -421,10 +422,13 @@ impl Agent {
         sender: &mpsc::Sender<Box<v1::SessionRequest>>,
     ) -> anyhow::Result<()> {
         self.shared.stats.count(Count::Ordered);
-        self.shared.stats.mark(Mark::Ordered);
         let (epoch, generation, component) = (desired.epoch, desired.generation, desired.component.clone());
         let upgrade = desired.upgrade.clone();
         let order = Order::try_from(desired).map_err(|reason| anyhow::anyhow!("{reason}"))?;
+        // Not those that confirm what a node has put back by itself.
+        if matches!(order.desired.target, Target::Install(_) | Target::Stack(_)) {
+            self.shared.stats.mark(Mark::Ordered);
+        }
         let found = self.components.iter_mut().find(|known| known.id().as_str() == component);
         let refused = |reason: &Reason, kept: upfleet_domain::order::Generation| {
             Out::Nack(v1::DesiredStateNack {

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 pub enum Mark {
     /// The controller greeted it.
     Online,
-    /// An order reached it.
+    /// An order to install or patch something reached it.
     Ordered,
     /// The controller said that the first report of an upgrade is stored.
     Recorded,
