@@ -22,8 +22,8 @@ use crate::{
 
 /// The longest that a bad line may take; nothing takes that long when it works.
 const PATIENCE: Duration = Duration::from_secs(900);
-/// Longer than any connection lives through.
-const BREAK: Duration = Duration::from_secs(25);
+/// Longer than any connection lives through, and than a download waits for its next byte.
+const BREAK: Duration = Duration::from_secs(40);
 
 #[derive(Clone, Copy, Debug)]
 enum Line {
@@ -52,7 +52,9 @@ struct Figures {
 }
 
 async fn upgrade_over(fleet: &TestFleet, network: &Network, spoke: usize, case: Case) -> Figures {
-    let node = node_at(fleet, network, spoke, "", None).await;
+    // What is to be cut has to last long enough.
+    let fetch = if case.cut { "rate_limit = \"1MiB\"" } else { "" };
+    let node = node_at(fleet, network, spoke, fetch, None).await;
     let version = format!("2.{spoke}.0");
     fleet.api.publish(&version, 10 + spoke as u64, &padded(&version, Behaviour::Good, case.size)).await;
     match case.line {
@@ -94,11 +96,11 @@ fn cases() -> Vec<Case> {
         return vec![case(Line::Lossy(5), 1 << 20, false), case(Line::Slow("4mbit"), 2 << 20, false)];
     }
     vec![
-        case(Line::Lossy(1), 8 << 20, true),
-        case(Line::Lossy(5), 8 << 20, true),
-        case(Line::Lossy(10), 4 << 20, true),
-        case(Line::Lossy(30), 512 << 10, false),
-        case(Line::Slow("1mbit"), 8 << 20, true),
+        case(Line::Lossy(1), 16 << 20, true),
+        case(Line::Lossy(5), 16 << 20, true),
+        case(Line::Lossy(10), 16 << 20, true),
+        case(Line::Lossy(30), 2 << 20, false),
+        case(Line::Slow("1mbit"), 12 << 20, true),
     ]
 }
 
@@ -125,7 +127,9 @@ async fn matrix_of_bad_lines() {
             case.size >> 10,
             took.as_secs_f64()
         );
-        assert!(ratio <= 1.1, "{case:?}: {ratio} times the bytes");
+        // Where a third is lost, TCP itself sends much of what arrived again.
+        let most = if matches!(case.line, Line::Lossy(30)) { 1.2 } else { 1.1 };
+        assert!(ratio <= most, "{case:?}: {ratio} times the bytes");
         assert!(!case.cut || resumed > 0, "{case:?} was not cut");
     }
 }
