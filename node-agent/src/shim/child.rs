@@ -26,6 +26,9 @@ use crate::processes::{FileId, Identity, as_pid, descendants, executable, stat};
 
 /// How often a launch is repeated when the file is replaced in its midst.
 const LAUNCHES: u32 = 5;
+/// How often, and how long apart, the kernel is asked which file a new child executes.
+const LOOKS: u32 = 100;
+const LOOK: std::time::Duration = std::time::Duration::from_millis(1);
 /// How much sooner than its shim the kernel ends a component's process where memory runs out, of 1000.
 const OOM_SCORE: i32 = 200;
 /// The stack of a helper thread; a shim stays small.
@@ -143,6 +146,19 @@ fn measure_inputs(inputs: &[Input]) -> Result<Vec<Stamp>, ProtocolError> {
     inputs.iter().map(measured).collect()
 }
 
+/// The file that a new child executes. A parent that lent its memory to the child (`vfork`) goes on when the child lets
+/// go of it, a moment before the kernel shows the new file in the place of the parent's own.
+fn executed(child: u32) -> Option<FileId> {
+    let own = executable(std::process::id());
+    for _ in 0..LOOKS {
+        match executable(child) {
+            file if file.is_some() && file == own => std::thread::sleep(LOOK),
+            file => return file,
+        }
+    }
+    own
+}
+
 /// Executes the command, and says which file the kernel shows for it.
 fn execute(
     launch: &Launch,
@@ -157,7 +173,7 @@ fn execute(
     let guard = reaper.hold();
     let mut child = spawn_patiently(&mut command)
         .map_err(|error| failed(format!("could not execute `{program}`: {error}")))?;
-    let file = executable(child.id());
+    let file = executed(child.id());
     // Nothing is collected while the guard is held, so the pid is this child's even if it has ended already.
     let identity = Identity::of(child.id());
     bound(child.id(), launch);
