@@ -417,6 +417,8 @@ reasons! {
         hint "enroll the node again with a new token, then restart the agent";
     StateTooNew = "STATE_TOO_NEW", FailedPrecondition, Operator, "{path} has format {found}, this version reads up to {known}",
         hint "install the newer version again; where there never was one, the file is damaged: move it aside";
+    AgentFormatUnreadable = "AGENT_FORMAT_UNREADABLE", FailedPrecondition, Operator, "version {writer} keeps {kind} in format {found}, version {reader} reads formats {from} to {to}",
+        hint "go by a version in between, which reads both formats: docs/explanation/compatibility.md";
 }
 
 impl fmt::Display for ReasonCode {

@@ -12,6 +12,7 @@ pub mod download;
 pub mod enroll;
 pub mod error;
 pub mod exec;
+pub mod formats;
 pub mod identity;
 pub mod journal;
 pub mod jvm;

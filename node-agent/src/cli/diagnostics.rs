@@ -16,6 +16,7 @@ use clap::Args;
 use super::{Done, Exit, Global, render, status};
 use crate::{
     config::{Config, check_config},
+    formats,
     identity::Identities,
     supervise::shim_dir,
     transport::now,
@@ -83,7 +84,7 @@ fn system() -> String {
     let file = |path: &str| fs::read_to_string(path).unwrap_or_default();
     format!(
         "upfleet-agent {}\n{} {} {}\n{}\n{}\n",
-        env!("CARGO_PKG_VERSION"),
+        formats::VERSION,
         text(uname.sysname()),
         text(uname.release()),
         text(uname.machine()),

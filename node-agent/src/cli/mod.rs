@@ -23,7 +23,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::config;
+use crate::{config, formats};
 
 /// The exit codes, as documented.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,6 +146,9 @@ enum Command {
     /// Act on one JVM as its user; started by the agent
     #[command(hide = true)]
     JvmHelper,
+    /// Show which formats of files this version reads and writes, as JSON
+    #[command(hide = true)]
+    Formats,
     /// Show the version
     Version,
 }
@@ -181,8 +184,9 @@ pub fn main() -> ExitCode {
         Command::CheckConfig => check_config::run(&cli.global),
         Command::Diagnostics(diagnostics) => diagnostics.run(&cli.global),
         Command::Shim { .. } | Command::JvmHelper => Ok(Exit::Done),
+        Command::Formats => show_formats(),
         Command::Version => {
-            println!("upfleet-agent {}", env!("CARGO_PKG_VERSION"));
+            println!("upfleet-agent {}", formats::VERSION);
             Ok(Exit::Done)
         }
     };
@@ -196,6 +200,11 @@ pub fn main() -> ExitCode {
             failure.exit.into()
         }
     }
+}
+
+fn show_formats() -> Done {
+    println!("{}", serde_json::to_string(&formats::Formats::own())?);
+    Ok(Exit::Done)
 }
 
 /// The configuration, or every problem in it.

@@ -6,6 +6,7 @@ use upfleet_domain::{report::ComponentInventory, upgrade::record::Record};
 
 use crate::{
     config::{ComponentConfig, Config},
+    formats,
     identity::Identities,
     journal,
     local::{ComponentStatus, Status},
@@ -16,7 +17,7 @@ pub(super) fn status(config: &Config) -> Status {
     let dir = journal::dir(&config.state_dir);
     Status {
         node: Identities::load(&config.state_dir).ok().map(|own| own.current().node().to_string()),
-        agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        agent_version: formats::VERSION.to_owned(),
         pid: None,
         link: None,
         components: config.components.iter().filter_map(|component| journaled(&dir, component)).collect(),

@@ -24,7 +24,7 @@ use super::{
     apply::{self, Wish},
     socket_path,
 };
-use crate::{component::Handles, platform::node_platform, transport::Link};
+use crate::{component::Handles, formats, platform::node_platform, transport::Link};
 
 /// A command that takes longer to ask, or to take its answer, has died.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -147,7 +147,7 @@ impl Face {
         }
         Status {
             node: self.node.clone(),
-            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+            agent_version: formats::VERSION.to_owned(),
             pid: Some(std::process::id()),
             link: self.link.as_ref().map(|link| link.borrow().clone()),
             components,

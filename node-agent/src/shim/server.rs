@@ -33,7 +33,7 @@ use super::{
         parse_request,
     },
 };
-use crate::processes::Identity;
+use crate::{formats, processes::Identity};
 
 /// Connections at a time; an agent uses one or two.
 const CONNECTIONS: usize = 32;
@@ -78,7 +78,7 @@ impl Server {
     pub fn new(shared: Arc<Shared>, events: Sender<Event>) -> io::Result<Self> {
         let hello = Hello {
             versions: VERSIONS.to_vec(),
-            program: env!("CARGO_PKG_VERSION").to_owned(),
+            program: formats::VERSION.to_owned(),
             process: Identity::of(std::process::id())?,
         };
         Ok(Self { shared, events, hello, connections: AtomicUsize::new(0), answering: AtomicUsize::new(0) })

@@ -5,10 +5,7 @@ use std::collections::BTreeMap;
 use upfleet_api::v1;
 
 use super::Purpose;
-use crate::{component::Snapshot, platform::node_platform, processes::boot_id};
-
-/// The wire's minor version that this agent speaks.
-const WIRE_MINOR: u32 = 0;
+use crate::{component::Snapshot, formats, platform::node_platform, processes::boot_id};
 
 pub(super) fn hello(purpose: Purpose, instance: &str, snapshots: &[Snapshot]) -> v1::Hello {
     let purpose = match purpose {
@@ -19,8 +16,8 @@ pub(super) fn hello(purpose: Purpose, instance: &str, snapshots: &[Snapshot]) ->
         purpose: purpose.into(),
         instance_id: instance.to_owned(),
         boot_id: boot_id().unwrap_or_default(),
-        agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-        wire_minor: WIRE_MINOR,
+        agent_version: formats::VERSION.to_owned(),
+        wire_minor: formats::WIRE_MINOR,
         platform: Some((&node_platform()).into()),
         facts: facts(),
         components: snapshots.iter().map(|snapshot| (&snapshot.inventory).into()).collect(),
