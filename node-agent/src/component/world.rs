@@ -259,7 +259,8 @@ impl World for Node {
             ProbeKind::Systemd => self.supervisor.active().await,
             _ => self.up().await,
         };
-        let context = ProbeContext { path: self.config.path.clone(), process };
+        let ready = Err("the process has not said READY=1".to_owned());
+        let context = ProbeContext { path: self.config.path.clone(), process, ready };
         probe::run(config, &context).await.map_err(|failure| failure.text)
     }
 

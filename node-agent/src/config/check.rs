@@ -81,6 +81,7 @@ fn check_component(config: &Config, component: &ComponentConfig, found: &mut Fou
     }
     check_run(component, found);
     super::unit::check(component, found);
+    super::socket::check(component, found);
     check_files(component, found);
     if let Some(text) = component.reload.as_ref().and_then(|reload| reload_problem(component, reload)) {
         add(found, "reload", text);
@@ -264,7 +265,12 @@ fn probe_problem(component: &ComponentConfig, probe: &ProbeConfig) -> Option<Str
         ProbeKind::Systemd if component.run.mode != RunMode::Systemd => {
             Some("there is no unit to look at; set run.mode = \"systemd\" or use another type".to_owned())
         }
-        ProbeKind::Process | ProbeKind::Systemd => None,
+        ProbeKind::Notify if component.run.mode != RunMode::Supervised => Some(
+            "only a process that the agent runs itself can tell it READY=1; set run.mode = \"supervised\", or \
+             type = \"systemd\" with a unit of Type=notify"
+                .to_owned(),
+        ),
+        ProbeKind::Process | ProbeKind::Systemd | ProbeKind::Notify => None,
         ProbeKind::Exec { command } => match command.first() {
             Some(program) if is_absolute(program) => None,
             Some(program) => {
@@ -306,6 +312,7 @@ pub(super) fn path_problem(path: &Path) -> Option<String> {
 fn check_against(own: &ComponentConfig, earlier: &[Sourced], all: &[Sourced], found: &mut Found) {
     for other in earlier {
         super::unit::check_against(own, &other.component, found);
+        super::socket::check_against(own, &other.component, found);
         if other.component.name == own.name {
             let text = format!("is declared in `{}` already; rename or remove one", other.file.display());
             add(found, "name", text);

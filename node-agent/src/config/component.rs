@@ -17,6 +17,7 @@ use super::{
     files::{FilesConfig, ReloadConfig},
     jvm::JvmConfig,
     probe::ProbeConfig,
+    socket::SocketConfig,
     units::{optional_size, size, span},
 };
 
@@ -153,6 +154,9 @@ pub enum Activate {
     /// The old process is stopped, then the new one is started.
     #[default]
     StopThenStart,
+    /// The new process is started beside the old one, on the same sockets; the old one ends once the new one is
+    /// healthy.
+    Handover,
 }
 
 /// A signal that asks a process to end.
@@ -225,6 +229,12 @@ pub struct RunConfig {
     pub stop_timeout: Duration,
     /// How a new version takes effect.
     pub activate: Activate,
+    /// Asks the old process of a handover to finish what it has begun and to end; `stop_signal` where it is left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drain_signal: Option<StopSignal>,
+    /// How long it may take to, before it is killed.
+    #[serde(with = "span")]
+    pub drain_timeout: Duration,
     /// The wait before the first restart of a process that ended by itself; doubles from there.
     #[serde(with = "span")]
     pub restart_delay: Duration,
@@ -238,6 +248,17 @@ pub struct RunConfig {
     /// request for memory is refused.
     #[serde(with = "optional_size")]
     pub memory_max: Option<u64>,
+    /// Listening sockets that are opened for it and outlive its processes; only where `mode` is `supervised`.
+    #[serde(rename = "socket", skip_serializing_if = "Vec::is_empty")]
+    pub sockets: Vec<SocketConfig>,
+}
+
+impl RunConfig {
+    /// Asks the old process of a handover to finish what it has begun.
+    #[must_use]
+    pub fn drain_signal(&self) -> StopSignal {
+        self.drain_signal.unwrap_or(self.stop_signal)
+    }
 }
 
 impl Default for RunConfig {
@@ -252,10 +273,13 @@ impl Default for RunConfig {
             stop_signal: StopSignal::Term,
             stop_timeout: Duration::from_secs(10),
             activate: Activate::StopThenStart,
+            drain_signal: None,
+            drain_timeout: Duration::from_secs(30),
             restart_delay: Duration::from_millis(250),
             restart_delay_max: Duration::from_secs(30),
             log_size: 10 << 20,
             memory_max: None,
+            sockets: Vec::new(),
         }
     }
 }

@@ -10,6 +10,7 @@ mod files;
 mod jvm;
 mod load;
 mod probe;
+mod socket;
 mod unit;
 mod units;
 
@@ -26,6 +27,7 @@ pub use files::{FilesConfig, ReloadConfig, ReloadSignal, SwapMode};
 pub use jvm::{Caches, JavaAgents, JvmConfig, MechanismChoice};
 pub use load::{ConfigError, Problem, check_config};
 pub use probe::{ProbeConfig, ProbeKind, StatusRange};
+pub use socket::{Listen, SocketConfig};
 
 /// Where the configuration lies unless a flag says otherwise.
 pub const DEFAULT_DIR: &str = "/etc/upfleet-agent";

@@ -48,9 +48,12 @@ pub enum ProbeKind {
     Process,
     /// Its unit is active, and is not restarted again and again.
     Systemd,
+    /// The process itself has said `READY=1`, and has not said `STOPPING=1`.
+    Notify,
     /// A program ends with status 0.
     Exec {
-        /// Program and arguments, no shell; `{path}` stands for the component's path.
+        /// Program and arguments, no shell; `{path}` stands for the component's path, `{pid}` for the process that is
+        /// judged.
         command: Vec<String>,
     },
     /// An HTTP GET answers as expected.
@@ -84,6 +87,7 @@ impl ProbeKind {
         match self {
             Self::Process => "process",
             Self::Systemd => "systemd",
+            Self::Notify => "notify",
             Self::Exec { .. } => "exec",
             Self::Http { .. } => "http",
             Self::Tcp { .. } => "tcp",
@@ -165,6 +169,7 @@ struct Flat {
 enum Type {
     Process,
     Systemd,
+    Notify,
     Exec,
     Http,
     Tcp,
@@ -186,6 +191,7 @@ impl TryFrom<Flat> for ProbeConfig {
         let kind = match flat.r#type {
             Type::Process => ProbeKind::Process,
             Type::Systemd => ProbeKind::Systemd,
+            Type::Notify => ProbeKind::Notify,
             Type::Exec => ProbeKind::Exec { command: needed(flat.command.take(), "exec", "command")? },
             Type::Http => ProbeKind::Http {
                 url: needed(flat.url.take(), "http", "url")?,

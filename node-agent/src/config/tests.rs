@@ -286,3 +286,71 @@ fn reloads_and_directories_that_cannot_be_are_refused() {
         assert!(error.contains(said), "{lines}: {error}");
     }
 }
+
+const HANDOVER: &str = r#"
+[component.run]
+mode = "supervised"
+activate = "handover"
+drain_timeout = "5s"
+[[component.run.socket]]
+name = "http"
+listen = "0.0.0.0:8080"
+[[component.run.socket]]
+name = "admin"
+listen = "/run/a.sock"
+mode = "0600"
+[[component.probe]]
+type = "notify"
+"#;
+
+#[test]
+fn sockets_and_the_handover_are_read() {
+    let dir = dir(&[(MAIN_FILE, &component(HANDOVER))]);
+    let config = Config::load(dir.path()).unwrap();
+    let run = &config.components[0].run;
+    assert_eq!((run.activate, run.drain_signal()), (Activate::Handover, StopSignal::Term));
+    assert_eq!(run.sockets[0].listen.to_string(), "0.0.0.0:8080");
+    assert_eq!(run.sockets[1].file_mode(), FileMode(0o600));
+    let text = toml::to_string(&config.components[0]).unwrap();
+    assert_eq!(toml::from_str::<ComponentConfig>(&text).unwrap(), config.components[0], "{text}");
+}
+
+#[test]
+fn sockets_and_handovers_that_cannot_be_are_refused() {
+    let other = |was: &str, now: &str, words: &[&str]| {
+        let text = component(HANDOVER);
+        assert!(text.contains(was), "{was}");
+        refused(&text.replacen(was, now, 1), words);
+    };
+    other("\"0.0.0.0:8080\"", "\"8080\"", &["is not where a socket can listen", "[::]:8080"]);
+    other("0.0.0.0:8080", "0.0.0.0:0", &["name the port"]);
+    other("\"/run/a.sock\"\nmode = \"0600\"", "\"127.0.0.1:8080\"", &["run.socket 2 (admin)"]);
+    other("name = \"admin\"", "name = \"http\"", &["run.socket 2 (http)", "tells them apart"]);
+    other("\"admin\"", "\"Admin\"", &["`Admin` is no name"]);
+    other("name = \"http\"", "name = \"http\"\nmode = \"0600\"", &["are for Unix sockets"]);
+    other("/run/a.sock", &format!("/run/{}", "a".repeat(103)), &["longer than 107"]);
+    other("/run/a.sock", "/opt/../a.sock", &["`..`"]);
+    other("\"notify\"", "\"process\"", &["probe", "`{pid}`", "notify"]);
+    other("\"5s\"", "\"0s\"", &["run.drain_timeout"]);
+    other(
+        "\"handover\"",
+        "\"stop-then-start\"\ndrain_signal = \"SIGINT\"",
+        &["run.drain_signal", "no effect"],
+    );
+    let any = format!("{HANDOVER}[[component.probe]]\ntype = \"tcp\"\naddress = \"127.0.0.1:8080\"\n");
+    refused(&component(&format!("{any}[component.health]\nrequire = \"any\"")), &["each probe"]);
+    let none = "[component.run]\nmode = \"supervised\"\nactivate = \"handover\"\n";
+    refused(
+        &component(&format!("{none}[[component.probe]]\ntype = \"notify\"")),
+        &["[[component.run.socket]]"],
+    );
+    refused(&component("[component.run]\nactivate = \"handover\""), &["run.activate", "supervised"]);
+    let socket = "[[component.run.socket]]\nname = \"a\"\nlisten = \"/run/a\"";
+    refused(&component(socket), &["run.socket", "supervised"]);
+    let unit = format!("[component.run]\nmode = \"systemd\"\nunit = \"a.service\"\n{socket}");
+    refused(&component(&unit), &["a socket unit"]);
+    refused(&component("[[component.probe]]\ntype = \"notify\""), &["probe 1 (notify)", "READY=1"]);
+    let supervised = format!("[component.run]\nmode = \"supervised\"\n{socket}\n");
+    let two = format!("{supervised}[[component]]\nname = \"b\"\npath = \"/opt/b\"\n{supervised}");
+    refused(&component(&two), &["component \"b\"", "component `a`", "belongs to one component"]);
+}

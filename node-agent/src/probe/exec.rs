@@ -25,10 +25,15 @@ const MAX_OUTPUT: usize = 64 * 1024;
 /// How long output may come after the program has ended, from what it left running.
 const AFTERGLOW: Duration = Duration::from_millis(100);
 
-/// Runs `command`, and says how it ended and what it said, in a sentence.
-pub async fn execute(command: &[String], path: &Path) -> Result<String, ProbeFailure> {
-    let text = path.to_string_lossy();
-    let words: Vec<String> = command.iter().map(|word| word.replace("{path}", &text)).collect();
+/// Runs `command`, and says how it ended and what it said, in a sentence. `{path}` and `{pid}` are replaced.
+pub async fn execute(command: &[String], path: &Path, pid: Option<u32>) -> Result<String, ProbeFailure> {
+    let (text, pid) = (path.to_string_lossy(), pid.map(|pid| pid.to_string()));
+    if let Some(word) = command.iter().find(|word| pid.is_none() && word.contains("{pid}")) {
+        return Err(ProbeFailure::new(format!("there is no process whose id could stand in `{word}`")));
+    }
+    let pid = pid.unwrap_or_default();
+    let replaced = |word: &String| word.replace("{path}", &text).replace("{pid}", &pid);
+    let words: Vec<String> = command.iter().map(replaced).collect();
     let shown = super::question(&crate::config::ProbeKind::Exec { command: words.clone() });
     let Some((program, arguments)) = words.split_first() else {
         return Err(ProbeFailure::new("the probe's command is empty"));

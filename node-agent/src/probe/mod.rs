@@ -23,6 +23,8 @@ pub struct ProbeContext {
     pub path: PathBuf,
     /// The pid of its process, or why there is none; for a probe of the unit, what is wrong with that.
     pub process: Result<u32, String>,
+    /// Whether that process has said that it is ready, or what to tell people instead.
+    pub ready: Result<(), String>,
 }
 
 /// Why a probe did not pass: evidence for people, e.g. `GET http://127.0.0.1:9001/healthz answered 503`.
@@ -51,7 +53,14 @@ pub async fn run(probe: &ProbeConfig, context: &ProbeContext) -> Result<(), Prob
                 Ok(_) => Ok(()),
                 Err(why) => Err(ProbeFailure::new(why.clone())),
             },
-            ProbeKind::Exec { command } => exec::execute(command, &context.path).await.map(drop),
+            ProbeKind::Notify => match (&context.process, &context.ready) {
+                (Ok(_), Ok(())) => Ok(()),
+                (Err(why), _) | (_, Err(why)) => Err(ProbeFailure::new(why.clone())),
+            },
+            ProbeKind::Exec { command } => {
+                let pid = context.process.as_ref().ok().copied();
+                exec::execute(command, &context.path, pid).await.map(drop)
+            }
             ProbeKind::Http { url, expect, body_contains } => {
                 http::request("GET", url, *expect, body_contains.as_deref()).await.map(drop)
             }
@@ -74,6 +83,7 @@ pub fn question(kind: &ProbeKind) -> String {
     match kind {
         ProbeKind::Process => "the process".to_owned(),
         ProbeKind::Systemd => "the unit".to_owned(),
+        ProbeKind::Notify => "READY=1".to_owned(),
         ProbeKind::Exec { command } => format!("`{}`", command.join(" ")),
         ProbeKind::Http { url, .. } => format!("GET {url}"),
         ProbeKind::Tcp { address } => format!("connecting to {address}"),

@@ -13,7 +13,11 @@ use super::*;
 use crate::{config::StatusRange, processes};
 
 fn context() -> ProbeContext {
-    ProbeContext { path: "/bin/sh".into(), process: Err("the process ended with exit status 1".into()) }
+    ProbeContext {
+        path: "/bin/sh".into(),
+        process: Err("the process ended with exit status 1".into()),
+        ready: Err("it has not said READY=1".into()),
+    }
 }
 
 /// Runs a probe of that kind; the failure's text, or nothing.
@@ -51,6 +55,26 @@ async fn process() {
     assert_eq!(failure(ProbeKind::Process).await.unwrap(), "the process ended with exit status 1");
     let up = ProbeContext { process: Ok(1), ..context() };
     assert_eq!(run(&ProbeConfig::new(ProbeKind::Process), &up).await, Ok(()));
+}
+
+#[tokio::test]
+async fn ready_is_what_the_process_says_and_not_that_it_runs() {
+    let asked = |process, ready| async move {
+        let context = ProbeContext { process, ready, ..context() };
+        run(&ProbeConfig::new(ProbeKind::Notify), &context).await.map_err(|failure| failure.text)
+    };
+    assert_eq!(asked(Ok(1), Ok(())).await, Ok(()));
+    assert_eq!(asked(Ok(1), Err("not yet".into())).await.unwrap_err(), "not yet");
+    assert_eq!(asked(Err("down".into()), Ok(())).await.unwrap_err(), "down");
+}
+
+#[tokio::test]
+async fn an_exec_probe_is_told_which_process_is_judged() {
+    let probe = ProbeConfig::new(exec("test {pid} = 77"));
+    let with = |process| ProbeContext { process, ..context() };
+    assert_eq!(run(&probe, &with(Ok(77))).await, Ok(()));
+    assert!(run(&probe, &with(Ok(78))).await.is_err());
+    assert!(run(&probe, &with(Err("down".into()))).await.unwrap_err().text.contains("no process whose id"));
 }
 
 #[tokio::test]

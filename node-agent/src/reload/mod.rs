@@ -38,7 +38,12 @@ pub async fn run(reload: &ReloadConfig, context: &ReloadContext) -> Result<Strin
         }
         ReloadConfig::Exec { command, timeout: limit } => {
             let shown = format!("`{}`", command.join(" "));
-            within(*limit, &shown, probe::execute(command, &context.path)).await
+            within(
+                *limit,
+                &shown,
+                probe::execute(command, &context.path, context.process.as_ref().ok().copied()),
+            )
+            .await
         }
         ReloadConfig::Http { method, url, expect, body_contains, timeout: limit } => {
             let shown = format!("{method} {url}");
