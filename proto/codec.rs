@@ -10,6 +10,9 @@ use prost::Message;
 use tonic::codec::{BufferSettings, Codec};
 use tonic_prost::ProstCodec;
 
+#[cfg(feature = "next")]
+use crate::next::{Encoder, encoder};
+
 /// The first size of a buffer, in bytes: most messages of a session fit.
 const FIRST: usize = 512;
 /// So much is gathered before it is handed on, in bytes; tonic's own value.
@@ -32,16 +35,24 @@ where
 {
     type Encode = T;
     type Decode = U;
-    type Encoder = <ProstCodec<T, U> as Codec>::Encoder;
+    type Encoder = Encoder<T>;
     type Decoder = <ProstCodec<T, U> as Codec>::Decoder;
 
     fn encoder(&mut self) -> Self::Encoder {
-        ProstCodec::<T, U>::raw_encoder(BufferSettings::new(FIRST, YIELD))
+        encoder(BufferSettings::new(FIRST, YIELD))
     }
 
     fn decoder(&mut self) -> Self::Decoder {
         ProstCodec::<T, U>::raw_decoder(BufferSettings::new(FIRST, YIELD))
     }
+}
+
+#[cfg(not(feature = "next"))]
+type Encoder<T> = tonic_prost::ProstEncoder<T>;
+
+#[cfg(not(feature = "next"))]
+fn encoder<T>(settings: BufferSettings) -> Encoder<T> {
+    Encoder::new(settings)
 }
 
 #[cfg(test)]

@@ -4,6 +4,8 @@
 
 pub mod codec;
 pub mod convert;
+#[cfg(feature = "next")]
+mod next;
 pub mod reason;
 
 /// Types, clients and servers of `upfleet.v1`.
@@ -12,6 +14,10 @@ pub mod v1 {
     tonic::include_proto!("upfleet.v1");
     include!(concat!(env!("OUT_DIR"), "/upfleet.v1.serde.rs"));
 }
+
+/// The minor version of `upfleet.v1` that this code speaks: what was added since the package began. Both sides say theirs
+/// when a session begins, and pass over what a later one adds.
+pub const WIRE_MINOR: u32 = if cfg!(feature = "next") { 1 } else { 0 };
 
 /// The encoded `FileDescriptorSet` of `upfleet.v1`, for server reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/upfleet_descriptor.bin"));

@@ -24,3 +24,4 @@ pub mod store;
 #[cfg(test)]
 mod testing;
 pub mod tls;
+pub mod version;

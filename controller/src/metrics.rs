@@ -17,6 +17,7 @@ use crate::{
     ops::Operations,
     store::{NodeRecord, Page, StoreError},
     tls::Live,
+    version::VERSION,
 };
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -46,7 +47,7 @@ struct RoleLabel {
 /// Where the store can't be read.
 pub async fn page(operations: &Operations, live: &Live, server_expires: i64) -> Result<String, StoreError> {
     let mut registry = Registry::with_prefix("upfleet");
-    let version = vec![("version", env!("CARGO_PKG_VERSION"))];
+    let version = vec![("version", VERSION)];
     registry.register("build", "The controller's version", Info::new(version));
 
     let nodes = Family::<NodeLabels, Gauge>::default();

@@ -1,4 +1,4 @@
-//! This version's numbers: its own, the wire's, and those of every file that outlives a process of it.
+//! This version's numbers: its own, and those of every file that outlives a process of it.
 //!
 //! A format is a major and a minor number. A file of a known major is read whatever its minor says: what a later minor
 //! added is passed over, what an earlier one lacks has a default. Another major is refused, never guessed at. Before one
@@ -20,9 +20,7 @@ use upfleet_domain::{
 use crate::shim::protocol;
 
 /// The program's version.
-pub const VERSION: &str = env!("CARGO_PKG_VERSION");
-/// The wire's minor version that it speaks. The major is in the package's name, `upfleet.v1`.
-pub const WIRE_MINOR: u32 = 0;
+pub const VERSION: &str = if cfg!(feature = "next") { "0.2.0" } else { env!("CARGO_PKG_VERSION") };
 
 /// `journals/<component>.journal`.
 pub const JOURNAL: Format = Format::new("journal", 1);
@@ -50,7 +48,7 @@ pub const ALL: [Format; 10] =
     [JOURNAL, SHIM_SPEC, SHIM_RECORD, SHIM_PROTOCOL, UNIT_RECORD, IDENTITY, MANIFEST, HISTORY, TREE, STACK];
 
 /// The minor number of every file that this version writes.
-const MINOR: u32 = 0;
+const MINOR: u32 = if cfg!(feature = "next") { 1 } else { 0 };
 
 /// The format that a kind of file has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -12,6 +12,7 @@ mod damage;
 mod dev;
 mod files;
 mod identity;
+mod interop;
 mod liars;
 mod local;
 mod network;

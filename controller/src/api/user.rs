@@ -10,6 +10,7 @@ use crate::{
     auth::{role_from_wire, role_to_wire},
     ops::{Once, UserWish},
     tls::Peer,
+    version::VERSION,
 };
 
 #[async_trait]
@@ -64,7 +65,7 @@ impl UserService for Api {
             name: credentials.principal.to_string(),
             role: role.into(),
             expire_time: Some(convert::timestamp(credentials.leaf.expires)),
-            controller_version: env!("CARGO_PKG_VERSION").to_owned(),
+            controller_version: VERSION.to_owned(),
             key_exchange,
         }))
     }

@@ -7,7 +7,10 @@ use std::{ffi::OsString, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
-use crate::exit::{self, Exit};
+use crate::{
+    exit::{self, Exit},
+    version::VERSION,
+};
 
 pub mod app;
 mod artifact;
@@ -42,7 +45,7 @@ use failure::Result;
 #[derive(Debug, Parser)]
 #[command(
     name = "upfleet",
-    version,
+    version = VERSION,
     max_term_width = 100,
     after_help = "Exit codes: upfleet help exit-codes\nBegin with: upfleet dev"
 )]
@@ -168,7 +171,7 @@ async fn run(app: &App, command: Command) -> Result<Exit> {
 
 /// Versions of this program and, where a context leads to one, of the controller.
 async fn version(app: &App) -> Result<Exit> {
-    app.say(format!("upfleet {}", env!("CARGO_PKG_VERSION")));
+    app.say(format!("upfleet {VERSION}"));
     let Ok((name, context)) = app.context() else { return Ok(Exit::Success) };
     let Ok(client) = client::Client::connect(&name, &context).await else {
         app.say(format!("controller of context {name}: not reachable at {}", context.address));

@@ -8,7 +8,7 @@ use super::{
     context::CONTEXT,
     fleet::Fleet,
 };
-use crate::cli::render::Paint;
+use crate::{cli::render::Paint, version::VERSION};
 
 const DEMO: [(&str, &str); 6] = [
     ("upfleet rollout start --release hello@1.1.0", "every node, one by one"),
@@ -55,7 +55,7 @@ impl Fleet {
              {app}\
              Files       {}\n\
              Context     {CONTEXT} is selected. Try, in another terminal:\n",
-            paint.bold(concat!("upfleet ", env!("CARGO_PKG_VERSION"))),
+            paint.bold(&format!("upfleet {VERSION}")),
             took.as_secs_f64(),
             self.ports.api,
             self.ports.metrics,

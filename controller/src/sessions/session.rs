@@ -28,6 +28,7 @@ use super::{
 use crate::{
     failure::internal,
     store::{Change, NodeRecord, NodeState, SessionRecord},
+    version::VERSION,
 };
 
 /// Messages that wait for a slow agent; then the session waits with it.
@@ -147,7 +148,8 @@ where
         node: format!("nodes/{node}"),
         epoch: meta.epoch,
         server_time: Some(convert::timestamp(sessions.clock().now())),
-        controller_version: env!("CARGO_PKG_VERSION").to_owned(),
+        controller_version: VERSION.to_owned(),
+        wire_minor: upfleet_api::WIRE_MINOR,
         renew_time: Some(convert::timestamp(renew)),
     };
     if hello.purpose() == v1::hello::Purpose::Trial {

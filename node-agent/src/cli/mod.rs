@@ -82,7 +82,7 @@ type Done = Result<Exit, Failure>;
 
 /// The node agent of Upfleet.
 #[derive(Debug, Parser)]
-#[command(name = "upfleet-agent", version, disable_version_flag = true, infer_subcommands = false)]
+#[command(name = "upfleet-agent", version = formats::VERSION, disable_version_flag = true, infer_subcommands = false)]
 struct Cli {
     #[command(flatten)]
     global: Global,

@@ -17,7 +17,7 @@ pub(super) fn hello(purpose: Purpose, instance: &str, snapshots: &[Snapshot]) ->
         instance_id: instance.to_owned(),
         boot_id: boot_id().unwrap_or_default(),
         agent_version: formats::VERSION.to_owned(),
-        wire_minor: formats::WIRE_MINOR,
+        wire_minor: upfleet_api::WIRE_MINOR,
         platform: Some((&node_platform()).into()),
         facts: facts(),
         components: snapshots.iter().map(|snapshot| (&snapshot.inventory).into()).collect(),

@@ -125,7 +125,15 @@ impl Session<'_> {
 
     fn opened(&self, welcome: &v1::Welcome) {
         let controller = self.transport.connector.address();
-        tracing::info!(controller, node = welcome.node, epoch = welcome.epoch, "session opened");
+        let (version, wire_minor) = (welcome.controller_version.as_str(), welcome.wire_minor);
+        tracing::info!(
+            controller,
+            node = welcome.node,
+            epoch = welcome.epoch,
+            version,
+            wire_minor,
+            "session opened"
+        );
         let link = Link { connected: true, ..Link::new(controller) };
         self.transport.link.send_replace(link);
         if let Some(theirs) = welcome.server_time.as_ref().map(convert::time) {

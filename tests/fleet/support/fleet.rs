@@ -13,6 +13,7 @@ use upfleet_controller::cli::config::{Config, Context};
 use super::{
     api::{Api, change},
     lifeline::Lifeline,
+    next::wanted_controller,
     node::Node,
     process::{Output, Program, binary, run},
     program::{BASE, Behaviour, COMPONENT, script},
@@ -60,6 +61,8 @@ pub struct TestFleet {
     endpoints: Endpoints,
     lifeline: Lifeline,
     fetch: &'static str,
+    /// The controller's program, from its next start on.
+    pub program: PathBuf,
     /// Further environment of the controller.
     environment: Vec<(&'static str, String)>,
     // Last, so that it is removed when nothing uses it any more.
@@ -79,8 +82,10 @@ impl Fleet {
     pub async fn start(self) -> TestFleet {
         let dir = tempfile::Builder::new().prefix("uf").tempdir().unwrap();
         let lifeline = Lifeline::new();
-        let (controller, endpoints) = launch_controller(dir.path(), Err(self.address), &lifeline, &[])
-            .unwrap_or_else(|problem| panic!("{problem}"));
+        let program = wanted_controller();
+        let (controller, endpoints) =
+            launch_controller(dir.path(), &program, Err(self.address), &lifeline, &[])
+                .unwrap_or_else(|problem| panic!("{problem}"));
         let context = context(dir.path(), &endpoints);
         let api = Api::connect(&context).await;
         let mut fleet = TestFleet {
@@ -91,6 +96,7 @@ impl Fleet {
             endpoints,
             lifeline,
             fetch: self.fetch,
+            program,
             environment: Vec::new(),
             dir,
         };
@@ -192,7 +198,10 @@ impl TestFleet {
 
     /// `upfleet` with this fleet's admin context.
     pub fn cli_command(&self, arguments: &[&str]) -> Command {
-        let mut command = upfleet(self.dir.path());
+        // What touches the data directory is done with the controller's own program.
+        let own = matches!(arguments.first(), Some(&("backup" | "restore")));
+        let program = if own { self.program.clone() } else { binary("upfleet") };
+        let mut command = upfleet(self.dir.path(), &program);
         command.args(arguments);
         command
     }
@@ -228,6 +237,13 @@ impl TestFleet {
         }
     }
 
+    /// SIGTERM to the controller, which ends in order.
+    pub fn stop_controller(&mut self) {
+        if let Some(mut controller) = self.controller.take() {
+            controller.terminate();
+        }
+    }
+
     /// Starts the controller again, where it listened before, and connects to it.
     pub async fn start_controller(&mut self) {
         assert!(self.controller.is_none(), "the controller runs");
@@ -243,7 +259,8 @@ impl TestFleet {
     }
 
     fn launch(&self) -> Result<(Program, Endpoints), String> {
-        launch_controller(self.dir.path(), Ok(&self.endpoints), &self.lifeline, &self.environment)
+        let at = Ok(&self.endpoints);
+        launch_controller(self.dir.path(), &self.program, at, &self.lifeline, &self.environment)
     }
 
     /// The same where it may refuse: then its words.
@@ -303,8 +320,8 @@ pub fn count(count: u32) -> v1::NodeCount {
     v1::NodeCount { value: Some(v1::node_count::Value::Count(count)) }
 }
 
-fn upfleet(dir: &Path) -> Command {
-    let mut command = Command::new(binary("upfleet"));
+fn upfleet(dir: &Path, program: &Path) -> Command {
+    let mut command = Command::new(program);
     command
         .env("UPFLEET_CONFIG", dir.join("config/config.toml"))
         .env_remove("UPFLEET_CONTEXT")
@@ -315,13 +332,14 @@ fn upfleet(dir: &Path) -> Command {
 /// Starts it where it was before, or anywhere on an address.
 fn launch_controller(
     dir: &Path,
+    program: &Path,
     at: Result<&Endpoints, &str>,
     lifeline: &Lifeline,
     environment: &[(&'static str, String)],
 ) -> Result<(Program, Endpoints), String> {
     let data = dir.join("data");
     if !data.exists() {
-        let mut init = upfleet(dir);
+        let mut init = upfleet(dir, program);
         init.arg("init").arg("--data").arg(&data);
         // The first name is the one that agents are told.
         if let Err(address) = at
@@ -337,7 +355,7 @@ fn launch_controller(
         Ok(endpoints) => pick(endpoints).clone(),
         Err(address) => format!("{address}:0"),
     };
-    let mut command = upfleet(dir);
+    let mut command = upfleet(dir, program);
     command.arg("serve").arg("--data").arg(&data);
     command.args(["--listen", &listen(|endpoints| &endpoints.api)]);
     command.args(["--listen-enroll", &listen(|endpoints| &endpoints.enroll)]);

@@ -9,6 +9,7 @@ pub mod java;
 mod lifeline;
 pub mod mirror;
 pub mod netns;
+pub mod next;
 mod node;
 mod process;
 mod program;

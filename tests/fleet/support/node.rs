@@ -12,7 +12,8 @@ use upfleet_domain::digest::Digest;
 use super::{
     lifeline::Lifeline,
     netns::within,
-    process::{Output, Program, binary, run},
+    next::wanted_agent,
+    process::{Output, Program, run},
     program::COMPONENT,
 };
 
@@ -24,13 +25,22 @@ pub struct Node {
     agent: Option<Program>,
     /// The network namespace that its agent runs in; the test's own where it is `None`.
     pub space: Option<PathBuf>,
+    /// The agent's program.
+    pub program: PathBuf,
 }
 
 impl Node {
     /// Writes the configuration; with `initial` the component's file is there before Upfleet.
     pub fn prepare(dir: &Path, name: &str, lifeline: &Lifeline, fetch: &str, initial: Option<&[u8]>) -> Self {
         let lifeline = lifeline.variable();
-        let node = Self { name: name.to_owned(), dir: dir.to_owned(), lifeline, agent: None, space: None };
+        let node = Self {
+            name: name.to_owned(),
+            dir: dir.to_owned(),
+            lifeline,
+            agent: None,
+            space: None,
+            program: wanted_agent(),
+        };
         for sub in ["etc", "state", "run", "app"] {
             fs::create_dir_all(dir.join(sub)).unwrap();
         }
@@ -135,10 +145,9 @@ start_deadline = "8s"
 
     /// `upfleet-agent` with this node's configuration.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let program = binary("upfleet-agent");
         let mut command = match &self.space {
-            Some(space) => within(space, program),
-            None => Command::new(program),
+            Some(space) => within(space, self.program.clone()),
+            None => Command::new(&self.program),
         };
         command
             .arg("--config")
@@ -177,6 +186,13 @@ start_deadline = "8s"
     pub fn kill(&mut self) {
         if let Some(mut agent) = self.agent.take() {
             agent.kill();
+        }
+    }
+
+    /// SIGTERM to the agent, which ends in order.
+    pub fn stop(&mut self) {
+        if let Some(mut agent) = self.agent.take() {
+            agent.terminate();
         }
     }
 

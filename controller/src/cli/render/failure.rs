@@ -1,7 +1,7 @@
 //! An error on the terminal: what was tried, why, the values, a hint, the reason's code.
 
 use super::Paint;
-use crate::{cli::failure::Failure, exit::Exit};
+use crate::{cli::failure::Failure, exit::Exit, version::VERSION};
 
 /// The text of a failure.
 #[must_use]
@@ -14,9 +14,8 @@ pub fn failure(failure: &Failure, paint: Paint) -> String {
         text.push_str(&format!("  {key}: {value}\n"));
     }
     if failure.exit == Exit::Internal {
-        let version = env!("CARGO_PKG_VERSION");
         text.push_str(&format!(
-            "  this should not happen; please report it with upfleet {version} and the lines above\n"
+            "  this should not happen; please report it with upfleet {VERSION} and the lines above\n"
         ));
     }
     if let Some(hint) = &failure.hint {
