@@ -14,6 +14,7 @@ pub mod backoff;
 pub mod bundle;
 pub mod digest;
 pub mod files;
+pub mod guard;
 pub mod id;
 pub mod jvm;
 pub mod labels;

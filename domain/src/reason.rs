@@ -293,6 +293,12 @@ reasons! {
         hint "what lies there is not the release's file, or not all of it: put the whole file there, then retry";
     Md5Mismatch = "MD5_MISMATCH", DataLoss, Publisher, "MD5 is {actual}, the manifest says {expected}; from {source}";
     StageFailed = "STAGE_FAILED", FailedPrecondition, Operator, "could not {operation} `{path}`: {problem}";
+    AgentUnguarded = "AGENT_UNGUARDED", FailedPrecondition, Operator, "the agent can't be upgraded where nobody would put it back: {problem}",
+        hint "run it by its unit, or by `upfleet-agent run --supervised`: docs/how-to/upgrade-agents.md";
+    AgentTrialFailed = "AGENT_TRIAL_FAILED", FailedPrecondition, Publisher, "the new agent can't do its work on this node: {problem}",
+        hint "nothing was touched; try the release on one node with upfleet-agent trial";
+    GuardNotSet = "GUARD_NOT_SET", FailedPrecondition, Operator, "the guard of the agent's upgrade could not be set: {problem}",
+        hint "nothing was touched; upfleet-agent status and the log say more";
     PhaseTimedOut = "PHASE_TIMED_OUT", FailedPrecondition, Operator, "{phase} took longer than {limit}";
 
     // One node's upgrade: touched.
@@ -303,6 +309,8 @@ reasons! {
     ProbeFailed = "PROBE_FAILED", FailedPrecondition, Publisher, "probe failed {failed} times: {problem}";
     ProbeTimedOut = "PROBE_TIMED_OUT", FailedPrecondition, Publisher, "not healthy within {limit}: {problem}";
     ProofMismatch = "PROOF_MISMATCH", FailedPrecondition, Operator, "{actual} runs, not {expected}";
+    AgentPutBack = "AGENT_PUT_BACK", FailedPrecondition, Publisher, "the guard has put the agent before it back: {problem}",
+        hint "the log of the new agent is in the node's journal, or in that of `upfleet-agent run --supervised`";
     CancelledAfterSwitch = "CANCELLED_AFTER_SWITCH", Information, Nobody, "ended by a person after the switch; {from} runs again";
     RolledBack = "ROLLED_BACK", Information, Publisher, "{from} runs again and is healthy; {why}";
     RolledBackFurther = "ROLLED_BACK_FURTHER", DataLoss, Operator, "the kept copy of {from} was damaged; {older}, kept before it, runs and is healthy; {why}",

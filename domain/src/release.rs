@@ -29,6 +29,8 @@ pub enum Kind {
     Files,
     /// Adds a numbered patch to a component's stack.
     Patch,
+    /// Replaces the agent itself.
+    Agent,
 }
 
 impl Kind {
@@ -39,6 +41,7 @@ impl Kind {
             Self::Binary => "binary",
             Self::Files => "files",
             Self::Patch => "patch",
+            Self::Agent => "agent",
         }
     }
 }
@@ -237,7 +240,7 @@ fn check(manifest: &Manifest) -> Result<(), String> {
             "its kind is {}, so it needs {} section and no other",
             manifest.kind.as_str(),
             match manifest.kind {
-                Kind::Binary => "no",
+                Kind::Binary | Kind::Agent => "no",
                 Kind::Files => "a `files`",
                 Kind::Patch => "a `patch`",
             }

@@ -30,6 +30,8 @@ pub const SHIM_SPEC: Format = Format::new("shim-spec", 1);
 pub const SHIM_RECORD: Format = Format::new("shim-record", 1);
 /// What is said over `shims/<component>/sock`: a shim outlives the agent that started it.
 pub const SHIM_PROTOCOL: Format = Format::new("shim-protocol", protocol::VERSION);
+/// `itself/marker.json` and `itself/child.json`: what an old agent writes and its guard and the new agent read.
+pub const MARKER: Format = Format::new("marker", 1);
 /// `units/<component>.json`.
 pub const UNIT_RECORD: Format = Format::new("unit-record", 1);
 /// `identity/`.
@@ -44,8 +46,19 @@ pub const TREE: Format = Format::new("tree", 1);
 pub const STACK: Format = Format::new("stack", 1);
 
 /// Every kind of file.
-pub const ALL: [Format; 10] =
-    [JOURNAL, SHIM_SPEC, SHIM_RECORD, SHIM_PROTOCOL, UNIT_RECORD, IDENTITY, MANIFEST, HISTORY, TREE, STACK];
+pub const ALL: [Format; 11] = [
+    JOURNAL,
+    SHIM_SPEC,
+    SHIM_RECORD,
+    SHIM_PROTOCOL,
+    MARKER,
+    UNIT_RECORD,
+    IDENTITY,
+    MANIFEST,
+    HISTORY,
+    TREE,
+    STACK,
+];
 
 /// The minor number of every file that this version writes.
 const MINOR: u32 = if cfg!(feature = "next") { 1 } else { 0 };

@@ -13,7 +13,9 @@ pub mod enroll;
 pub mod error;
 pub mod exec;
 pub mod formats;
+pub mod guard;
 pub mod identity;
+pub mod itself;
 pub mod journal;
 pub mod jvm;
 pub mod local;
@@ -25,6 +27,7 @@ pub mod reload;
 pub mod run;
 pub mod shim;
 pub mod supervise;
+pub mod supervised;
 pub mod transport;
 
 #[cfg(test)]

@@ -289,6 +289,7 @@ mod tests {
         let link = |connected, problem: Option<&str>| Link {
             controller: "c:7443".to_owned(),
             connected,
+            reported: connected,
             since: Time(0),
             problem: problem.map(str::to_owned),
         };

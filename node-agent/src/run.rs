@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use upfleet_domain::{
     id::ComponentId,
     reason::{Reason, ReasonCode},
+    release::Kind,
 };
 
 use crate::{
@@ -27,6 +28,7 @@ use crate::{
     config::{ComponentConfig, Config, ConfigError},
     download::Fetcher,
     identity::{Identities, IdentityError},
+    itself::{Itself, Own, keeper::Keeper},
     local,
     notify::{self, Listener, Watched},
     platform::node_platform,
@@ -66,19 +68,37 @@ pub enum RunError {
     },
 }
 
+/// Why an agent has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It was asked to.
+    Asked,
+    /// It has handed over to another version, which lies in its place.
+    HandsOver,
+}
+
 /// Runs the agent of the configuration in `dir` until `shutdown`, or until it is asked to end by SIGTERM or SIGINT.
 /// SIGHUP has it read the configuration again. What it supervises goes on running.
 ///
 /// # Errors
 /// Where it can't begin.
-pub async fn run(dir: &Path, shutdown: CancellationToken) -> Result<(), RunError> {
+pub async fn run(dir: &Path, shutdown: CancellationToken) -> Result<Ended, RunError> {
     let config = Config::load(dir)?;
     let _lock = lock(&config.state_dir)?;
     let (identities, damage) = identities(&config)?;
     let connector =
         config.controller.clone().zip(identities).map(|(controller, own)| Connector::new(controller, own));
     let (outgoing, said) = mpsc::channel(OUTGOING);
+    let (link, seen) = link(&config, connector.as_ref(), damage.as_ref());
+    let hand_over = CancellationToken::new();
+    let own = Own {
+        config_dir: std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned()),
+        link: seen.clone(),
+        hand_over: hand_over.clone(),
+        keeper: Keeper::find(),
+    };
     let mut agent = Agent {
+        own,
         fetcher: Fetcher::new(&config.fetch, connector.clone()),
         connector: connector.clone(),
         shared: Shared {
@@ -95,19 +115,36 @@ pub async fn run(dir: &Path, shutdown: CancellationToken) -> Result<(), RunError
         agent.start(&component);
     }
     let services = CancellationToken::new();
-    let (serving, link) = agent.serve(connector, said, damage, &services);
-    let (watched, asked) = Watched::new(agent.handles.clone(), link);
+    let serving = agent.serve(connector, said, (link, seen.clone()), &services);
+    let (watched, asked) = Watched::new(agent.handles.clone(), seen);
     let notifying = watched.follow(services.clone());
-    agent.signals(dir, &shutdown, asked).await;
+    let ended = tokio::select! {
+        () = agent.signals(dir, &shutdown, asked) => Ended::Asked,
+        () = hand_over.cancelled() => Ended::HandsOver,
+    };
     notify::stopping();
     services.cancel();
     notifying.abort();
     agent.end().await;
     let _ = tokio::time::timeout(GRACE, serving).await;
-    Ok(())
+    Ok(ended)
+}
+
+/// How it stands with the controller: where that is told, and where it is seen, if there is anything to see.
+fn link(
+    config: &Config,
+    connector: Option<&Connector>,
+    damage: Option<&Reason>,
+) -> (watch::Sender<Link>, Option<watch::Receiver<Link>>) {
+    let configured = config.controller.as_ref().map_or("", |controller| &controller.address);
+    let problem = damage.map(Reason::message);
+    let enrolled = connector.is_some() || problem.is_some();
+    let (link, seen) = watch::channel(Link { problem, ..Link::new(configured) });
+    (link, enrolled.then_some(seen))
 }
 
 struct Agent {
+    own: Own,
     config: Config,
     connector: Option<Connector>,
     fetcher: Fetcher,
@@ -125,10 +162,15 @@ struct Actor {
 impl Agent {
     /// Starts a component.
     fn start(&mut self, config: &ComponentConfig) {
-        let world = Node::new(&self.config.state_dir, config, self.fetcher.clone());
+        let (state_dir, fetcher) = (&self.config.state_dir, self.fetcher.clone());
         let shutdown = self.shared.shutdown.child_token();
         let shared = Shared { shutdown: shutdown.clone(), ..self.shared.clone() };
-        let (handle, task) = component::start(&self.config.state_dir, config, world, shared);
+        let (handle, task) = if config.kind == Kind::Agent {
+            let world = Itself::new(state_dir, config, fetcher, self.own.clone());
+            component::start(state_dir, config, world, shared)
+        } else {
+            component::start(state_dir, config, Node::new(state_dir, config, fetcher), shared)
+        };
         self.handles.insert(handle);
         self.actors.insert(config.name.clone(), Actor { config: config.clone(), shutdown, task });
     }
@@ -147,19 +189,13 @@ impl Agent {
         &self,
         connector: Option<Connector>,
         mut said: mpsc::Receiver<Outgoing>,
-        damage: Option<Reason>,
+        (link, seen): (watch::Sender<Link>, Option<watch::Receiver<Link>>),
         shutdown: &CancellationToken,
-    ) -> (JoinHandle<()>, Option<watch::Receiver<Link>>) {
+    ) -> JoinHandle<()> {
         let handles = self.handles.clone();
         let dirs = (self.config.run_dir.clone(), self.config.state_dir.clone());
         let token = shutdown.clone();
         let node = connector.as_ref().map(|connector| connector.identities().current().node().to_string());
-        let configured = self.config.controller.as_ref().map_or("", |controller| &controller.address);
-        let problem = damage.map(|damage| damage.message());
-        let enrolled = connector.is_some() || problem.is_some();
-        let (link, seen) = watch::channel(Link { problem, ..Link::new(configured) });
-        let seen = enrolled.then_some(seen);
-        let shown = seen.clone();
         let controller = async move {
             match connector {
                 Some(connector) => {
@@ -171,13 +207,12 @@ impl Agent {
             }
         };
         let (handles, token) = (self.handles.clone(), shutdown.clone());
-        let serving = tokio::spawn(async move {
+        tokio::spawn(async move {
             tokio::select! {
                 ((), ()) = async { tokio::join!(controller, serve_locally(&dirs, handles, node, seen)) } => {}
                 () = token.cancelled() => {}
             }
-        });
-        (serving, shown)
+        })
     }
 
     /// Waits for signals until the agent is to end, and answers whoever asks whether this loop lives.
@@ -316,7 +351,14 @@ mod tests {
         let config = Config::load(dir.path()).unwrap();
         let (outgoing, mut said) = mpsc::channel(OUTGOING);
         tokio::spawn(async move { while said.recv().await.is_some() {} });
+        let own = Own {
+            config_dir: dir.path().to_owned(),
+            link: None,
+            hand_over: CancellationToken::new(),
+            keeper: None,
+        };
         let mut agent = Agent {
+            own,
             connector: None,
             fetcher: Fetcher::new(&config.fetch, None),
             shared: Shared {

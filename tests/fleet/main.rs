@@ -13,6 +13,7 @@ mod dev;
 mod files;
 mod identity;
 mod interop;
+mod itself;
 mod liars;
 mod local;
 mod network;

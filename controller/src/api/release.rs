@@ -16,8 +16,9 @@ macro_rules! release_answer {
 }
 
 fn release_kind(name: &str) -> Result<Kind, Reason> {
-    let known = [Kind::Binary, Kind::Files, Kind::Patch].into_iter().find(|kind| kind.as_str() == name);
-    known.ok_or_else(|| convert::invalid("kind", "kinds are `binary`, `files` and `patch`"))
+    let known =
+        [Kind::Binary, Kind::Files, Kind::Patch, Kind::Agent].into_iter().find(|kind| kind.as_str() == name);
+    known.ok_or_else(|| convert::invalid("kind", "kinds are `binary`, `files`, `patch` and `agent`"))
 }
 
 #[async_trait]

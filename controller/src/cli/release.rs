@@ -79,6 +79,8 @@ pub(crate) enum BaseKind {
     Binary,
     /// Switches a directory.
     Files,
+    /// Replaces the agent itself.
+    Agent,
 }
 
 /// What a new release is.
@@ -86,7 +88,7 @@ pub(crate) enum BaseKind {
 pub(crate) struct CreateArgs {
     /// The release, `COMPONENT@VERSION`.
     pub release: String,
-    /// What it is: a file that takes another's place, or a directory that is switched as one.
+    /// What it is: a file that takes another's place, a directory that is switched as one, or the agent itself.
     #[arg(long, value_enum, default_value_t, value_name = "KIND")]
     pub kind: BaseKind,
     /// The file to install; once per platform.
@@ -200,8 +202,10 @@ pub(crate) async fn create(app: &App, client: &Client, args: &CreateArgs) -> Res
             let (artifact, spec) = directory(app, client, args, dir).await?;
             (vec![artifact], Some(spec))
         }
-        (None, BaseKind::Binary) => (binaries(app, client, args).await?, None),
-        (Some(_), BaseKind::Binary) => return Err(Failure::usage("a directory is of --kind files")),
+        (None, BaseKind::Binary | BaseKind::Agent) => (binaries(app, client, args).await?, None),
+        (Some(_), BaseKind::Binary | BaseKind::Agent) => {
+            return Err(Failure::usage("a directory is of --kind files"));
+        }
         (None, BaseKind::Files) => return Err(Failure::usage("--kind files needs a --dir")),
     };
     let sequence = match args.sequence {
@@ -213,7 +217,11 @@ pub(crate) async fn create(app: &App, client: &Client, args: &CreateArgs) -> Res
         component,
         version,
         sequence,
-        kind: if files.is_some() { Kind::Files } else { Kind::Binary },
+        kind: match args.kind {
+            BaseKind::Binary => Kind::Binary,
+            BaseKind::Files => Kind::Files,
+            BaseKind::Agent => Kind::Agent,
+        },
         notes: args.notes.clone(),
         artifacts,
         fixes: args.fixes.clone(),

@@ -187,7 +187,7 @@ impl Policy {
     /// runs. Of a directory it does not.
     #[must_use]
     pub fn runs_artifact(&self) -> bool {
-        self.supervised && self.kind == Kind::Binary
+        self.supervised && matches!(self.kind, Kind::Binary | Kind::Agent)
     }
 
     /// Whether a process that runs is told of new files instead of being restarted.

@@ -1,7 +1,7 @@
 //! What to do after a start: what the journal says against what lies on the disk, as one pure table.
 
 use super::{
-    Phase,
+    Outcome, Phase,
     policy::Policy,
     record::{Passage, Record},
     step::Process,
@@ -33,6 +33,26 @@ pub struct Found {
     pub process: Process,
     /// What the probes say, where they were asked and there are any.
     pub health: Option<Result<(), String>>,
+    /// Of the agent itself: what its guard took out of its place, if it did.
+    pub reverted: Option<Reverted>,
+}
+
+/// A new agent that its guard has put away again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reverted {
+    /// SHA-256 of the agent that was put away.
+    pub digest: Digest,
+    /// Why.
+    pub reason: Reason,
+}
+
+impl Found {
+    /// Why the state of `goal` can't be reached any more, where a guard has decided so.
+    #[must_use]
+    pub fn reverted_from(&self, goal: &ComponentState) -> Option<&Reason> {
+        let reverted = self.reverted.as_ref()?;
+        (Some(reverted.digest) == goal.artifact()).then_some(&reverted.reason)
+    }
 }
 
 /// What to do about an upgrade that was under way when the agent ended.
@@ -67,8 +87,12 @@ pub enum Recovery {
 /// Where an interrupted upgrade goes on.
 #[must_use]
 pub fn decide(passage: &Passage, found: &Found, policy: &Policy) -> Recovery {
-    if passage.end.is_some() {
-        return Recovery::End;
+    let reverted = passage.touched && found.reverted_from(passage.order.goal.state()).is_some();
+    match &passage.end {
+        // The guard was faster than the last step of the commit.
+        Some(end) if reverted && end.outcome == Outcome::Succeeded => return Recovery::RollBack,
+        Some(_) => return Recovery::End,
+        None => {}
     }
     let (from, goal) = (&passage.from, &passage.order.goal);
     let to = goal.state();
@@ -85,6 +109,7 @@ pub fn decide(passage: &Passage, found: &Found, policy: &Policy) -> Recovery {
     let certain = told || !(passage.order.live || policy.reloads());
     match passage.phase {
         Phase::RollingBack => Recovery::RollBack,
+        _ if reverted => Recovery::RollBack,
         _ if !passage.touched && !old_in_place => Recovery::Leave,
         Phase::Pending | Phase::Preflight => Recovery::Restart,
         Phase::Fetching => Recovery::Fetch,

@@ -70,6 +70,21 @@ pub enum StepKind {
         /// What must be installed.
         digest: Digest,
     },
+    /// Have a new agent show on this node that it starts, reads what this one has written, and gets through to the
+    /// controller.
+    Trial {
+        /// The version.
+        digest: Digest,
+    },
+    /// Set the guard on the switch to a new agent: what puts the old one back unless the new one reports.
+    Arm {
+        /// The agent that runs: what is put back.
+        old: Digest,
+        /// The agent that is switched in.
+        new: Digest,
+        /// How long the new one is watched once it has reported, in milliseconds.
+        soak_ms: u64,
+    },
     /// Put a version in the component's place.
     Swap {
         /// The version.
@@ -154,6 +169,8 @@ impl StepKind {
             Self::Stage { .. } => "stage",
             Self::VerifyKept { .. } => "verify kept",
             Self::Backup { .. } => "back up",
+            Self::Trial { .. } => "try out",
+            Self::Arm { .. } => "set the guard",
             Self::Swap { .. } => "switch",
             Self::SwapBack { .. } => "put back",
             Self::Remove { .. } => "remove",

@@ -2,13 +2,14 @@
 //!
 //! What the commands print goes to standard output; logs and errors go to standard error. Exit codes: 0 done,
 //! 1 failed, 2 wrong usage or configuration, 4 a person is needed, 5 still under way, 9 refused as things stand,
-//! 69 agent or controller can't be reached, 77 not permitted.
+//! 69 agent or controller can't be reached, 77 not permitted, 79 handed over to another version of the agent.
 
 mod apply;
 mod check_config;
 mod check_stack;
 mod diagnostics;
 mod enroll;
+mod guard;
 mod history;
 mod jvms;
 mod logging;
@@ -18,6 +19,7 @@ mod rollback;
 mod run;
 mod stack;
 mod status;
+mod trial;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -41,6 +43,8 @@ pub enum Exit {
     Waiting = 5,
     /// Refused as things stand.
     Refused = 9,
+    /// The agent has handed over to another version: start what lies in its place.
+    HandedOver = crate::itself::EXIT_HANDED_OVER,
     /// Agent or controller can't be reached.
     Unreachable = 69,
     /// Not permitted.
@@ -136,6 +140,12 @@ enum Command {
     CheckConfig,
     /// Gather what is needed to look into a problem; holds no keys
     Diagnostics(diagnostics::Diagnostics),
+    /// Show that this executable can do its work on this node: reads everything, changes nothing, and opens a session with the
+    /// controller that takes no orders
+    Trial,
+    /// Watch the upgrade of the agent itself; started by the agent's unit or by `run --supervised`
+    #[command(hide = true)]
+    Guard(guard::Guard),
     /// Supervise one component; started by the agent
     #[command(hide = true)]
     Shim {
@@ -181,6 +191,8 @@ pub fn main() -> ExitCode {
         Command::Stack(show) => show.run(&cli.global),
         Command::Jvms(show) => show.run(&cli.global),
         Command::CheckStack(check) => check.run(&cli.global),
+        Command::Trial => trial::run(&cli.global),
+        Command::Guard(guard) => guard.run(&cli.global),
         Command::CheckConfig => check_config::run(&cli.global),
         Command::Diagnostics(diagnostics) => diagnostics.run(&cli.global),
         Command::Shim { .. } | Command::JvmHelper => Ok(Exit::Done),

@@ -1,7 +1,9 @@
 //! From a component's configuration to the policy its machine follows. Decides nothing.
 
+use std::time::Duration;
+
 use upfleet_domain::{
-    release::Platform,
+    release::{Kind, Platform},
     upgrade::policy::{Deadlines, PROVE_EVERY, Policy, ProbePolicy},
 };
 
@@ -31,7 +33,7 @@ pub fn policy(config: &ComponentConfig, platform: &Platform) -> Policy {
         successes: probe.successes,
         failures: probe.failures,
     };
-    Policy {
+    let usual = Policy {
         platform: platform.clone(),
         kind: config.kind,
         keep: config.keep as usize,
@@ -58,5 +60,21 @@ pub fn policy(config: &ComponentConfig, platform: &Platform) -> Policy {
             rolling_back: timeouts.rollback,
             ..Deadlines::default()
         },
+    };
+    if config.kind == Kind::Agent { of_itself(usual) } else { usual }
+}
+
+/// The agent's own: its process is there as long as anybody asks, and it is healthy once the controller has acknowledged
+/// it. Neither the controller's silence nor the network's is a reason to go back, so it waits for that as long as it
+/// lasts; who ends the wait is the guard.
+fn of_itself(usual: Policy) -> Policy {
+    const PATIENCE: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+    const EVERY: Duration = Duration::from_millis(250);
+    Policy {
+        supervised: true,
+        require_healthy_baseline: false,
+        probes: vec![ProbePolicy { interval: EVERY, successes: 2, failures: u32::MAX }],
+        start_deadline: PATIENCE,
+        ..usual
     }
 }

@@ -98,6 +98,7 @@ impl<W: World> Refused<W> {
                 patches: Vec::new(),
                 process: self.process.clone(),
                 health: None,
+                reverted: None,
             };
             self.record.current = recover::adopt(&found);
         }

@@ -1,6 +1,6 @@
 //! Performing one step, wherever it belongs: files, process, probes, downloads. One at a time; no decisions.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::sync::{Mutex, OwnedMutexGuard, mpsc};
 use upfleet_domain::{
@@ -76,6 +76,14 @@ impl<W: World> Tools<W> {
                 self.check((*digest, *manifest), view, *live, gate).await
             }
             StepKind::Fetch { manifest, digest } => self.fetch(manifest, *digest, listener, gate).await,
+            StepKind::Trial { digest } => {
+                let program = self.executor.place().version(digest);
+                self.world.try_out(program).await.map(|()| Answer::Done)
+            }
+            StepKind::Arm { old, new, soak_ms } => {
+                let soak = Duration::from_millis(*soak_ms);
+                self.world.arm(*old, *new, soak).await.map(|()| Answer::Done)
+            }
             StepKind::Stop => self.world.stop().await.map(|()| Answer::Done),
             StepKind::Start { digest, layers } => {
                 self.world.start(*digest, self.view(layers, &[])?).await.map(Answer::Started)
@@ -98,6 +106,7 @@ impl<W: World> Tools<W> {
             StepKind::Prune { stacks, .. } => {
                 let (kind, stacks, world) = (kind.clone(), stacks.clone(), Arc::clone(&self.world));
                 let pruned = self.on_files(gate, move |executor| {
+                    world.tidy()?;
                     let in_use = world.in_use();
                     let stacks = exec::stack::prune(executor.place(), &stacks, &in_use);
                     let answer = executor.perform(&kind, None)?;
@@ -276,7 +285,18 @@ impl<W: World> Tools<W> {
         let changes = changes.list(MAX_CHANGES);
         let process = self.world.process().await;
         let health = if probe { self.health().await } else { None };
-        Ok(Answer::Inspected(Found { installed, layers, damage, kept, patches, changes, process, health }))
+        let reverted = self.world.reverted();
+        Ok(Answer::Inspected(Found {
+            installed,
+            layers,
+            damage,
+            kept,
+            patches,
+            changes,
+            process,
+            health,
+            reverted,
+        }))
     }
 }
 

@@ -1,7 +1,10 @@
 //! What an actor needs of the world beside files: bytes from elsewhere, a process, probes. A trait, so that tests
 //! can stand in for it; `Node` is the real one.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use upfleet_domain::{
     digest::Digest,
@@ -10,6 +13,7 @@ use upfleet_domain::{
     release::ArtifactRef,
     upgrade::{
         Evidence,
+        recover::Reverted,
         step::{Failure, Process},
     },
 };
@@ -88,6 +92,33 @@ pub trait World: Send + Sync + 'static {
     /// The last lines of output.
     fn tail(&self, lines: usize) -> impl Future<Output = Vec<String>> + Send;
 
+    /// Has a new agent in `program` show that it can do its work here.
+    fn try_out(&self, program: PathBuf) -> impl Future<Output = Result<(), Failure>> + Send {
+        let _ = program;
+        async { Err(not_itself().into()) }
+    }
+    /// Has a guard watch the switch from the agent `old` to the agent `new`.
+    fn arm(
+        &self,
+        old: Digest,
+        new: Digest,
+        soak: Duration,
+    ) -> impl Future<Output = Result<(), Failure>> + Send {
+        let _ = (old, new, soak);
+        async { Err(not_itself().into()) }
+    }
+    /// What a guard has taken out of its place again.
+    fn reverted(&self) -> Option<Reverted> {
+        None
+    }
+    /// The upgrade is over, whatever came of it: what only it needed can go. Blocks.
+    ///
+    /// # Errors
+    /// Where it can't be removed.
+    fn tidy(&self) -> Result<(), Reason> {
+        Ok(())
+    }
+
     /// Whether a stack would get into the component's JVM, with what deserves a look. Nothing is touched.
     fn fit(&self, asked: Asked) -> impl Future<Output = Result<Vec<Reason>, Reason>> + Send {
         async move { if asked.stack.layers.is_empty() { Ok(Vec::new()) } else { Err(unpatchable()) } }
@@ -114,6 +145,10 @@ pub trait World: Send + Sync + 'static {
         let _ = stack;
         async { Ok(None) }
     }
+}
+
+fn not_itself() -> Reason {
+    Reason::new(ReasonCode::AgentUnguarded).with("problem", "the component is not the agent itself")
 }
 
 fn unpatchable() -> Reason {

@@ -71,7 +71,10 @@ fn check_component(config: &Config, component: &ComponentConfig, found: &mut Fou
         );
         add(found, "path", text);
     } else if let Some(own) =
-        [&config.state_dir, &config.run_dir].into_iter().find(|dir| path.starts_with(dir))
+        // The agent's own file lies best where nobody else writes.
+        [&config.state_dir, &config.run_dir]
+            .into_iter()
+            .find(|dir| path.starts_with(dir) && component.kind != Kind::Agent)
     {
         let text = format!("`{}` lies in the agent's own directory `{}`", path.display(), own.display());
         add(found, "path", text);
@@ -82,6 +85,7 @@ fn check_component(config: &Config, component: &ComponentConfig, found: &mut Fou
     check_run(component, found);
     super::unit::check(component, found);
     super::socket::check(component, found);
+    super::itself::check(component, found);
     check_files(component, found);
     if let Some(text) = component.reload.as_ref().and_then(|reload| reload_problem(component, reload)) {
         add(found, "reload", text);
@@ -313,6 +317,7 @@ fn check_against(own: &ComponentConfig, earlier: &[Sourced], all: &[Sourced], fo
     for other in earlier {
         super::unit::check_against(own, &other.component, found);
         super::socket::check_against(own, &other.component, found);
+        super::itself::check_against(own, &other.component, found);
         if other.component.name == own.name {
             let text = format!("is declared in `{}` already; rename or remove one", other.file.display());
             add(found, "name", text);

@@ -15,6 +15,7 @@ use upfleet_domain::{id::ComponentId, release::Kind};
 
 use super::{
     files::{FilesConfig, ReloadConfig},
+    itself::GuardConfig,
     jvm::JvmConfig,
     probe::ProbeConfig,
     socket::SocketConfig,
@@ -62,6 +63,9 @@ pub struct ComponentConfig {
     /// How it is run.
     #[serde(default)]
     pub run: RunConfig,
+    /// What a new version is given until it has to have reported; only where `kind` is `agent`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guard: Option<GuardConfig>,
     /// How patches get into its JVM; without this it takes none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub jvm: Option<JvmConfig>,

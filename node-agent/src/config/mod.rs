@@ -7,6 +7,7 @@
 mod check;
 mod component;
 mod files;
+mod itself;
 mod jvm;
 mod load;
 mod probe;
@@ -24,6 +25,7 @@ pub use component::{
     TimeoutsConfig,
 };
 pub use files::{FilesConfig, ReloadConfig, ReloadSignal, SwapMode};
+pub use itself::GuardConfig;
 pub use jvm::{Caches, JavaAgents, JvmConfig, MechanismChoice};
 pub use load::{ConfigError, Problem, check_config};
 pub use probe::{ProbeConfig, ProbeKind, StatusRange};

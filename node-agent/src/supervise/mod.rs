@@ -7,6 +7,7 @@
 mod client;
 mod launch;
 mod outside;
+pub mod own_unit;
 mod spawn;
 mod systemd;
 

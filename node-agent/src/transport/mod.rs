@@ -46,6 +46,9 @@ pub struct Link {
     pub controller: String,
     /// Whether a session is open.
     pub connected: bool,
+    /// Whether all that had to be reported over it is acknowledged.
+    #[serde(default)]
+    pub reported: bool,
     /// Since when.
     pub since: Time,
     /// Why not, where none is.
@@ -56,7 +59,13 @@ impl Link {
     /// Before the first attempt.
     #[must_use]
     pub fn new(controller: &str) -> Self {
-        Self { controller: controller.to_owned(), connected: false, since: now(), problem: None }
+        Self {
+            controller: controller.to_owned(),
+            connected: false,
+            reported: false,
+            since: now(),
+            problem: None,
+        }
     }
 }
 
@@ -126,6 +135,25 @@ async fn one_session(transport: &Transport, handles: &Handles, instance: &str, p
     };
     let session = session::Session { transport, handles, instance };
     session.serve(channel, pump).await.to_string()
+}
+
+/// How long a session that is only tried may take to open.
+const TRIAL: Duration = Duration::from_secs(30);
+
+/// Opens a session that takes no orders and displaces nobody, and ends it once the controller has greeted.
+///
+/// # Errors
+/// Why there is none, as a sentence.
+pub async fn trial(connector: &Connector) -> Result<(), String> {
+    let tried = async {
+        if connector.identities().current().remaining(now()).is_zero() {
+            return Err("the certificate has expired".to_owned());
+        }
+        let channel = connector.connect().await.map_err(|error| crate::error::chain(&error))?;
+        session::greet(channel, &uuid::Uuid::new_v4().to_string()).await.map_err(|end| end.to_string())
+    };
+    let late = |_| format!("the controller did not greet within {} s", TRIAL.as_secs());
+    tokio::time::timeout(TRIAL, tried).await.map_err(late)?
 }
 
 /// The present, by the node's clock.

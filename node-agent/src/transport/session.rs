@@ -20,9 +20,12 @@ use upfleet_api::{
         session_response::Message as Response,
     },
 };
-use upfleet_domain::id::{ComponentId, UpgradeId};
+use upfleet_domain::{
+    id::{ComponentId, UpgradeId},
+    report::UpgradeReport,
+};
 
-use super::{Link, Transport, facts, jvms, logs::Logs, now, orders::Orders, pump::Pump, renewal};
+use super::{Link, Purpose, Transport, facts, jvms, logs::Logs, now, orders::Orders, pump::Pump, renewal};
 use crate::component::{Handles, Outgoing, Snapshot};
 
 /// How long the controller may take to greet.
@@ -73,18 +76,35 @@ impl Sender {
     }
 }
 
-/// Which component an upgrade of this session belongs to; acknowledgements name the upgrade only.
+/// Which component an upgrade of this session belongs to, since acknowledgements name the upgrade only; and what is not
+/// acknowledged yet.
 #[derive(Clone, Default)]
-struct Owners(Arc<Mutex<BTreeMap<UpgradeId, ComponentId>>>);
+struct Owners(Arc<Mutex<Sent>>);
+
+#[derive(Default)]
+struct Sent {
+    owners: BTreeMap<UpgradeId, ComponentId>,
+    /// The last report of each upgrade that waits for its acknowledgement.
+    open: BTreeMap<UpgradeId, u64>,
+}
 
 impl Owners {
-    fn note(&self, upgrade: &UpgradeId, component: &ComponentId) {
-        let mut owners = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        owners.insert(upgrade.clone(), component.clone());
+    fn note(&self, report: &UpgradeReport) {
+        let mut sent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        sent.owners.insert(report.upgrade.clone(), report.component.clone());
+        sent.open.insert(report.upgrade.clone(), report.sequence);
     }
 
-    fn of(&self, upgrade: &UpgradeId) -> Option<ComponentId> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(upgrade).cloned()
+    fn acknowledged(&self, upgrade: &UpgradeId, sequence: u64) -> Option<ComponentId> {
+        let mut sent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if sent.open.get(upgrade).is_some_and(|last| *last <= sequence) {
+            sent.open.remove(upgrade);
+        }
+        sent.owners.get(upgrade).cloned()
+    }
+
+    fn nothing_open(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).open.is_empty()
     }
 }
 
@@ -144,6 +164,16 @@ impl Session<'_> {
         }
     }
 
+    /// Tells whether anything waits for its acknowledgement.
+    fn all_reported(&self, owners: &Owners) {
+        let reported = owners.nothing_open();
+        self.transport.link.send_if_modified(|link| {
+            let changed = link.connected && link.reported != reported;
+            link.reported = link.connected && reported;
+            changed
+        });
+    }
+
     async fn read(
         &self,
         mut inbound: Streaming<v1::SessionResponse>,
@@ -165,7 +195,10 @@ impl Session<'_> {
                         return End::Protocol("the controller orders faster than it lets be answered");
                     }
                 }
-                Some(Response::ReportAck(ack)) => recorded(&mut orders, owners, &ack),
+                Some(Response::ReportAck(ack)) => {
+                    recorded(&mut orders, owners, &ack);
+                    self.all_reported(owners);
+                }
                 // Nobody waits for an answer that comes twice.
                 Some(Response::CertificateGrant(grant)) => drop(grants.try_send(grant)),
                 Some(Response::LogQuery(query)) => logs.begin(query),
@@ -186,6 +219,7 @@ impl Session<'_> {
         owners: &Owners,
     ) {
         self.resend(first, sender, owners).await;
+        self.all_reported(owners);
         let mut progress: BTreeMap<UpgradeId, (u64, u64)> = BTreeMap::new();
         let mut tick = tokio::time::interval(PROGRESS_INTERVAL);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -193,7 +227,8 @@ impl Session<'_> {
             tokio::select! {
                 said = said.recv() => match said {
                     Ok(Outgoing::Report(report)) => {
-                        owners.note(&report.upgrade, &report.component);
+                        owners.note(&report);
+                        self.all_reported(owners);
                         progress.remove(&report.upgrade);
                         sender.send(Request::Report(report.as_ref().into())).await;
                     }
@@ -227,7 +262,7 @@ impl Session<'_> {
 
     async fn resend(&self, snapshots: Vec<Snapshot>, sender: &Sender, owners: &Owners) {
         for report in snapshots.iter().flat_map(|snapshot| &snapshot.reports) {
-            owners.note(&report.upgrade, &report.component);
+            owners.note(report);
             sender.send(Request::Report(report.into())).await;
         }
     }
@@ -235,7 +270,7 @@ impl Session<'_> {
 
 fn recorded(orders: &mut Orders, owners: &Owners, ack: &v1::UpgradeReportAck) {
     if let Ok(upgrade) = ack.upgrade.parse::<UpgradeId>()
-        && let Some(component) = owners.of(&upgrade)
+        && let Some(component) = owners.acknowledged(&upgrade, ack.sequence)
     {
         orders.recorded(&component, upgrade, ack.sequence);
     }
@@ -254,6 +289,17 @@ async fn open(
         Some(Response::Welcome(welcome)) => Ok((inbound, welcome)),
         _ => Err(End::Protocol("the controller did not begin with a greeting")),
     }
+}
+
+/// Opens a session for a trial and leaves it once the controller has greeted.
+pub(super) async fn greet(channel: Channel, instance: &str) -> Result<(), End> {
+    let (sender, outbound) = mpsc::channel(1);
+    let hello = facts::hello(Purpose::Trial, instance, &[]);
+    Sender(sender.clone()).send(Request::Hello(hello)).await;
+    // The session stays open until it is answered.
+    let opened = open(channel, outbound).await.map(drop);
+    drop(sender);
+    opened
 }
 
 /// What all components are at this moment; one that is ending is left out.

@@ -56,6 +56,15 @@ impl Api {
         Ok(self.client.releases().create_release(request).await?.into_inner().release.unwrap())
     }
 
+    /// Uploads the bytes of an agent and publishes them as `version`.
+    pub async fn publish_agent(&self, version: &str, sequence: u64, bytes: &[u8]) -> Digest {
+        let digest = self.upload(bytes).await;
+        let component = super::AGENT.parse().unwrap();
+        let manifest = Manifest { component, kind: Kind::Agent, ..manifest(version, sequence, bytes) };
+        self.publish_manifest(&manifest).await.unwrap();
+        digest
+    }
+
     /// Uploads bytes.
     pub async fn upload(&self, bytes: &[u8]) -> Digest {
         use v1::upload_artifact_request::Part;

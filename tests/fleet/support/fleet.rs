@@ -7,7 +7,7 @@ use std::{
 };
 
 use tempfile::TempDir;
-use upfleet_api::v1;
+use upfleet_api::v1::{self, rollout_spec::Change};
 use upfleet_controller::cli::config::{Config, Context};
 
 use super::{
@@ -172,6 +172,13 @@ impl TestFleet {
             policy: Some(v1::RolloutPolicy { max_unavailable: Some(count(100)), ..Default::default() }),
             ..Default::default()
         }
+    }
+
+    /// The default rollout of another component's version.
+    pub fn spec_of(&self, component: &str, version: &str) -> v1::RolloutSpec {
+        let release = format!("releases/{component}@{version}");
+        let change = Change::Install(v1::InstallChange { release, ..Default::default() });
+        v1::RolloutSpec { component: component.to_owned(), change: Some(change), ..self.spec(version) }
     }
 
     /// Rolls 1.0.0 out to the nodes that `selector` names, all at once.

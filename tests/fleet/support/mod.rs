@@ -5,6 +5,7 @@ mod api;
 #[expect(dead_code, reason = "the agent's own tests want more of it")]
 pub mod cutter;
 mod fleet;
+pub mod itself;
 pub mod java;
 mod lifeline;
 pub mod mirror;
@@ -19,6 +20,7 @@ mod wait;
 
 pub use api::{Api, manifest, upgrade_states};
 pub use fleet::{Fleet, TestFleet, count};
+pub use itself::AGENT;
 pub use node::Node;
 pub use process::{Program, binary, run};
 pub use program::{Behaviour, COMPONENT, padded, script};

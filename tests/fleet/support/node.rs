@@ -10,6 +10,7 @@ use std::{
 use upfleet_domain::digest::Digest;
 
 use super::{
+    itself::AGENT,
     lifeline::Lifeline,
     netns::within,
     next::wanted_agent,
@@ -172,6 +173,41 @@ start_deadline = "8s"
     /// Starts the agent.
     pub fn start(&mut self) {
         self.start_with(&[]);
+    }
+
+    /// Makes the agent a component of its own, which runs from a copy of `program`; further keys are the guard's.
+    pub fn be_itself(&self, program: &Path, guard: &str) {
+        let bin = self.dir.join("bin");
+        fs::create_dir_all(&bin).unwrap();
+        fs::copy(program, bin.join(AGENT)).unwrap();
+        let file = self.dir.join("etc/agent.toml");
+        let text = fs::read_to_string(&file).unwrap();
+        let path = bin.join(AGENT);
+        let own = format!(
+            "\n[[component]]\nname = \"{AGENT}\"\nkind = \"agent\"\npath = {path:?}\n[component.health]\nsoak = \"500ms\"\n[component.guard]\ndeadline = \"60s\"\n{guard}\n"
+        );
+        fs::write(file, text + &own).unwrap();
+    }
+
+    /// Starts the agent from its component's place, under a parent that keeps it.
+    pub fn start_supervised(&mut self) {
+        assert!(self.agent.is_none(), "{} has an agent already", self.name);
+        let mut command = Command::new(self.dir.join("bin").join(AGENT));
+        command
+            .arg("--config")
+            .arg(self.dir.join("etc"))
+            .args(["run", "--supervised"])
+            .current_dir(&self.dir)
+            .env(self.lifeline.0, &self.lifeline.1)
+            .env("RUST_LOG", "info");
+        self.agent = Some(Program::start(&mut command, &self.dir.join("agent.log")));
+    }
+
+    /// The process that is the agent, under its parent.
+    pub fn own_agent(&self) -> u32 {
+        let text = fs::read_to_string(self.dir.join("state/itself/child.json")).unwrap();
+        let value: serde_json::Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+        u32::try_from(value["process"]["pid"].as_u64().unwrap()).unwrap()
     }
 
     /// Starts the agent with further environment.

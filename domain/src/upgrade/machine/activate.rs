@@ -3,9 +3,10 @@
 use super::Machine;
 use crate::{
     reason::{Reason, ReasonCode},
+    release::Kind,
     state::{ComponentState, Layer},
     time::Time,
-    upgrade::{Phase, recover::Found, step::StepKind},
+    upgrade::{Phase, record::Passage, recover::Found, step::StepKind},
 };
 
 /// What is done to the files on the way from one state to another: first the base, then its stack. Only a base that
@@ -45,8 +46,23 @@ impl Machine {
     /// The first step of ACTIVATING.
     pub(super) fn activate(&mut self, now: Time) {
         let Some(passage) = &self.record.passage else { return };
-        let steps = switches(&passage.from, passage.order.goal.state(), self.seen.damaged);
+        let steps = self.steps(passage);
         self.switch(steps.into_iter().next(), now);
+    }
+
+    /// All that is done to the files, in order. A new agent has to show first what it can, under guard.
+    fn steps(&self, passage: &Passage) -> Vec<StepKind> {
+        let goal = passage.order.goal.state();
+        let mut steps = switches(&passage.from, goal, self.seen.damaged);
+        if self.policy.kind == Kind::Agent
+            && let (Some(old), Some(new)) = (passage.from.artifact(), goal.artifact())
+            && old != new
+        {
+            let soak = self.policy.soak_for(passage.order.soak);
+            let soak_ms = u64::try_from(soak.as_millis()).unwrap_or(u64::MAX);
+            steps.splice(1..1, [StepKind::Trial { digest: new }, StepKind::Arm { old, new, soak_ms }]);
+        }
+        steps
     }
 
     /// The base is in place and its stack is not: goes on there.
@@ -59,14 +75,14 @@ impl Machine {
     /// A step on the files is done: the next one, or what runs is brought to it.
     pub(super) fn switched(&mut self, done: &StepKind, now: Time) {
         let Some(passage) = &self.record.passage else { return };
-        let steps = switches(&passage.from, passage.order.goal.state(), self.seen.damaged);
-        let next = steps.into_iter().skip_while(|step| step != done).nth(1);
+        let next = self.steps(passage).into_iter().skip_while(|step| step != done).nth(1);
         self.switch(next, now);
     }
 
     fn switch(&mut self, step: Option<StepKind>, now: Time) {
         let Some(step) = step else { return self.put_into_force(now) };
-        if !matches!(step, StepKind::Backup { .. } | StepKind::Inspect { .. }) {
+        let looks = matches!(step, StepKind::Inspect { .. } | StepKind::Trial { .. } | StepKind::Arm { .. });
+        if !looks && !matches!(step, StepKind::Backup { .. }) {
             self.touch();
         }
         self.perform(step);

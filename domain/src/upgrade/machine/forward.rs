@@ -4,6 +4,7 @@ use super::{Machine, activate::gone};
 use crate::{
     digest::Digest,
     reason::{Reason, ReasonCode},
+    release::Kind,
     state::{Base, stack_digest},
     time::Time,
     upgrade::{
@@ -120,6 +121,8 @@ impl Machine {
             }
             (
                 kind @ (StepKind::Backup { .. }
+                | StepKind::Trial { .. }
+                | StepKind::Arm { .. }
                 | StepKind::Swap { .. }
                 | StepKind::Remove { .. }
                 | StepKind::SwitchStack { .. }),
@@ -294,6 +297,7 @@ fn reason_of(phase: Phase, goal: &Goal, live: bool, policy: &Policy) -> Reason {
         Phase::Staged => Reason::new(ReasonCode::Staged),
         Phase::Activating => {
             let step = match (live, policy.reloads(), policy.supervised) {
+                _ if policy.kind == Kind::Agent => "tries the new agent out and hands over to it",
                 (true, ..) => "switches the stack and patches the running JVM",
                 (_, true, _) => "backs up, switches and has it reloaded",
                 (_, _, true) => "backs up, switches and restarts",

@@ -72,6 +72,9 @@ impl Machine {
             return;
         }
         passage.held = None;
+        if recovery == Recovery::RollBack {
+            passage.end = None;
+        }
         match recovery {
             Recovery::End => {
                 if let Some(end) = passage.end.clone() {
@@ -99,11 +102,15 @@ impl Machine {
             Recovery::Probe => self.enter(Phase::Probing, now),
             Recovery::Commit => self.first_step(phase, &goal, now),
             Recovery::RollBack if phase == Phase::RollingBack => self.back_begin(),
-            Recovery::RollBack => {
-                let reason = recover::drift(&self.record, &self.policy, found)
-                    .unwrap_or_else(|| Reason::new(ReasonCode::Drifted));
-                self.roll_back(reason, false, now);
-            }
+            Recovery::RollBack => match found.reverted_from(goal.state()) {
+                // Whoever watched the new agent knows better than what is found afterwards.
+                Some(reason) => self.roll_back(reason.clone(), true, now),
+                None => {
+                    let reason = recover::drift(&self.record, &self.policy, found)
+                        .unwrap_or_else(|| Reason::new(ReasonCode::Drifted));
+                    self.roll_back(reason, false, now);
+                }
+            },
         }
     }
 }

@@ -10,6 +10,7 @@
 mod bus;
 mod drop_in;
 mod job;
+mod manager;
 mod process;
 mod proxy;
 mod state;
@@ -33,6 +34,7 @@ use crate::{
 };
 use bus::{Bus, Trouble};
 use drop_in::DropIn;
+pub(super) use manager::Manager;
 use process::Processes;
 pub(crate) use process::STACK;
 use state::{Settings, Standing};

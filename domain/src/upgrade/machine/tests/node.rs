@@ -277,6 +277,7 @@ impl Node {
                 assert_eq!(self.installed, Some(*digest));
                 self.versions.insert(*digest);
             }
+            StepKind::Trial { .. } | StepKind::Arm { .. } => unreachable!("of the agent itself"),
             StepKind::Swap { digest } | StepKind::SwapBack { digest } => {
                 assert!(self.versions.contains(digest), "switched to what is not there");
                 self.installed = Some(*digest);
@@ -402,6 +403,7 @@ impl Node {
             changes: Vec::new(),
             process: self.process.clone(),
             health: None,
+            reverted: None,
         }
     }
 

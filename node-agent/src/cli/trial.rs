@@ -1,0 +1,14 @@
+//! `upfleet-agent trial`.
+
+use super::{Done, Exit, Failure, Global, logging};
+use crate::itself::trial;
+
+/// Shows that this executable can do its work on this node.
+pub(super) fn run(global: &Global) -> Done {
+    logging::begin(global.log);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let shown = runtime.block_on(trial::show(&global.config));
+    let shown = shown.map_err(|error| Failure::new(Exit::Refused, error))?;
+    println!("{}", serde_json::to_string(&shown)?);
+    Ok(Exit::Done)
+}
