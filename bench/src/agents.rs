@@ -15,6 +15,7 @@ use crate::{
     api::Api,
     child::{self, Program},
     controller::{Controller, Lifeline},
+    group,
     rows::Bench,
 };
 
@@ -51,6 +52,20 @@ impl Agents {
         count: usize,
         health: Health,
     ) -> anyhow::Result<Self> {
+        Self::configured(bench, controller, api, count, |dir, port| configuration(dir, port, health)).await
+    }
+
+    /// The same with a configuration of one's own: of a directory, and a port that is free.
+    ///
+    /// # Errors
+    /// As [`Agents::start`].
+    pub async fn configured(
+        bench: &Bench,
+        controller: &Controller,
+        api: &Api,
+        count: usize,
+        configuration: impl Fn(&Path, u16) -> String,
+    ) -> anyhow::Result<Self> {
         let agent = bench.program("upfleet-agent")?;
         let root = controller.dir().join("agents");
         let ports = free_ports(count)?;
@@ -59,7 +74,7 @@ impl Agents {
             let name = format!("node-{}", index + 1);
             let dir = root.join(&name);
             fs::create_dir_all(dir.join("app"))?;
-            fs::write(dir.join("agent.toml"), configuration(&dir, port, health))?;
+            fs::write(dir.join("agent.toml"), configuration(&dir, port))?;
             fs::write(dir.join("token"), api.token(&[]).await?)?;
             let mut enroll = command(&agent, &dir, "enroll");
             enroll.arg("--token-file").arg(dir.join("token")).args(["--node", &name]);
@@ -84,6 +99,18 @@ impl Agents {
     /// Where there is none.
     pub fn first(&self) -> anyhow::Result<u32> {
         self.programs.first().map(Program::pid).context("there is no agent")
+    }
+
+    /// The shim of the first, once it runs something.
+    ///
+    /// # Errors
+    /// Where there is none.
+    pub fn shim(&self) -> anyhow::Result<u32> {
+        let is_shim = |pid: &u32| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            line.split(|byte| *byte == 0).nth(1) == Some(b"shim")
+        };
+        group::members(&self.root).into_iter().find(is_shim).context("there is no shim")
     }
 
     async fn connected(&self, api: &Api, count: usize) -> anyhow::Result<()> {
@@ -142,7 +169,10 @@ start_deadline = "60s"
 }
 
 /// Ports that nobody listens on; all are held until the last is found, so that none comes twice.
-fn free_ports(count: usize) -> anyhow::Result<Vec<u16>> {
+///
+/// # Errors
+/// Where there are no more.
+pub fn free_ports(count: usize) -> anyhow::Result<Vec<u16>> {
     let held = (0..count).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<Vec<_>, _>>()?;
     Ok(held.iter().map(|listener| listener.local_addr().map(|at| at.port())).collect::<Result<_, _>>()?)
 }

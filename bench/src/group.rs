@@ -26,6 +26,27 @@ pub fn members(dir: &Path) -> Vec<u32> {
     processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(names_it).collect()
 }
 
+/// The processes whose parent it is and that have not ended.
+#[must_use]
+pub fn children(parent: u32) -> Vec<u32> {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter(|pid| standing(*pid).is_some_and(|(state, of)| state != "Z" && of == parent)).collect()
+}
+
+/// Whether a process is there and has not ended.
+#[must_use]
+pub fn is_alive(pid: u32) -> bool {
+    standing(pid).is_some_and(|(state, _)| state != "Z")
+}
+
+/// A process's state and its parent.
+fn standing(pid: u32) -> Option<(String, u32)> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut fields = stat.rsplit_once(") ")?.1.split(' ');
+    Some((fields.next()?.to_owned(), fields.next()?.parse().ok()?))
+}
+
 /// Kills what a peer's commands have left running. Only for a directory that was made for this run.
 pub fn kill(dir: &Path) {
     for pid in members(dir) {
@@ -58,9 +79,10 @@ mod tests {
             std::thread::yield_now();
         }
         assert_eq!(members(dir.path()), [sleep.id()]);
+        assert!(children(std::process::id()).contains(&sleep.id()) && is_alive(sleep.id()));
         kill(dir.path());
         assert!(!sleep.wait().unwrap().success());
-        assert!(members(dir.path()).is_empty());
+        assert!(members(dir.path()).is_empty() && !is_alive(sleep.id()));
     }
 
     #[test]

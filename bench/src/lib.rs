@@ -10,6 +10,7 @@ pub mod child;
 pub mod controller;
 pub mod fleet;
 pub mod group;
+pub mod load;
 pub mod peers;
 pub mod report;
 pub mod rows;

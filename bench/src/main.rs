@@ -47,6 +47,8 @@ enum Row {
     P11(rows::p11::Args),
     /// Cost against fleet size.
     P12(rows::p12::Args),
+    /// A service changes version under load, beside stop-then-start and nginx's own upgrade.
+    Handover(rows::handover::Args),
     /// Every agent returns at once after the controller was killed.
     Herd(rows::herd::Args),
     /// One download by the agent's own code; p1 and p2 start it.
@@ -90,6 +92,7 @@ fn run(cli: &Cli) -> anyhow::Result<Option<Report>> {
         Row::P10(args) => rows::p10::run(&bench, args),
         Row::P11(args) => rows::p11::run(&bench, args),
         Row::P12(args) => rows::p12::run(&bench, args),
+        Row::Handover(args) => rows::handover::run(&bench, args),
         Row::Herd(args) => rows::herd::run(&bench, args),
         Row::Simulate(args) => rows::simulate::run(args),
     }?;

@@ -73,10 +73,11 @@ impl Measure {
         self
     }
 
-    /// Our median over the peer's; `None` where one has none.
+    /// Our median over the peer's; `None` where one has none, or the peer's is 0.
     #[must_use]
     pub fn ratio(&self) -> Option<f64> {
-        Some(median(&self.ours)? / median(&self.peer)?)
+        let peer = median(&self.peer).filter(|peer| *peer != 0.0)?;
+        Some(median(&self.ours)? / peer)
     }
 
     /// Whether the goal is reached; `None` where there is none, or nothing to tell it by.

@@ -3,6 +3,7 @@
 //! Each builds the runtimes it needs itself, as the shape of a runtime is part of what some of them measure.
 
 pub mod bed;
+pub mod handover;
 pub mod herd;
 pub mod p1;
 pub mod p10;

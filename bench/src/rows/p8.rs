@@ -10,7 +10,6 @@ use crate::{
     agents::{Agents, COMPONENT, Health, padded},
     api, child,
     controller::Controller,
-    group,
     report::{Goal, Measure, Report},
     usage,
 };
@@ -113,7 +112,7 @@ fn measure(bench: &Bench, args: &Args) -> anyhow::Result<Needs> {
     upgrade("1.0.0", SMALL)?;
     // What is done after an upgrade is no part of being idle.
     std::thread::sleep(SETTLE);
-    let shim = shim(&agents)?;
+    let shim = agents.shim()?;
     let before = (busy(agent)?, busy(shim)?);
     std::thread::sleep(Duration::from_secs(args.idle_s));
     let percent = |pid, before: &Threads| -> anyhow::Result<f64> {
@@ -152,14 +151,6 @@ fn busy(pid: u32) -> anyhow::Result<Threads> {
 fn since(before: &Threads, after: &Threads) -> Duration {
     let did = |(thread, nanos): (&OsString, &u64)| nanos - before.get(thread).unwrap_or(&0).min(nanos);
     Duration::from_nanos(after.iter().map(did).sum())
-}
-
-fn shim(agents: &Agents) -> anyhow::Result<u32> {
-    let is_shim = |pid: &u32| {
-        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        line.split(|byte| *byte == 0).nth(1) == Some(b"shim")
-    };
-    group::members(agents.root()).into_iter().find(is_shim).ok_or_else(|| anyhow::anyhow!("there is no shim"))
 }
 
 /// The size of the agent's executable without symbols.
