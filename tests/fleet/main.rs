@@ -27,6 +27,7 @@ mod python;
 mod recovery;
 mod requests;
 mod rollouts;
+mod services;
 mod store;
 mod support;
 mod systemd;

@@ -69,3 +69,21 @@ fn the_domain_depends_on_nothing_that_acts() {
         .collect();
     none("domain's dependencies are data types and hashes", &faults);
 }
+
+/// The example is built with what the workspace has, and copied with what its own manifest says.
+#[test]
+fn the_example_names_what_it_is_tested_with() {
+    let workspace = manifest(".");
+    let ours = &workspace["workspace"]["dependencies"];
+    let example = manifest("examples/handover/rust");
+    let version = |entry: &toml::Value| entry.get("version").unwrap_or(entry).as_str().map(str::to_owned);
+    let mut faults = Vec::new();
+    for name in names(&example, "dependencies") {
+        let said = version(&example["dependencies"][&name]);
+        if ours.get(&name).and_then(version) != said {
+            faults
+                .push(format!("examples/handover/rust/Cargo.toml: `{name}` {said:?} is not the workspace's"));
+        }
+    }
+    none("the example's dependencies are the workspace's", &faults);
+}

@@ -8,6 +8,7 @@ mod fleet;
 pub mod itself;
 pub mod java;
 mod lifeline;
+pub mod load;
 pub mod mirror;
 pub mod netns;
 pub mod next;
