@@ -143,6 +143,28 @@ impl Formats {
     }
 }
 
+/// A value as it is kept in a file: JSON on one line. The next version's has what this one passes over.
+///
+/// # Errors
+/// Where the value has no form in JSON.
+pub fn encode<T: Serialize>(value: &T) -> serde_json::Result<Vec<u8>> {
+    #[cfg(feature = "next")]
+    let value = &next::Later { value, minor: MINOR, added_later: &["a", "b"] };
+    serde_json::to_vec(value)
+}
+
+/// What a later minor may add to a file.
+#[cfg(feature = "next")]
+mod next {
+    #[derive(serde::Serialize)]
+    pub struct Later<'a, T> {
+        #[serde(flatten)]
+        pub value: &'a T,
+        pub minor: u32,
+        pub added_later: &'static [&'static str],
+    }
+}
+
 /// Whether `reader` can go on with every file that `writer` writes. A kind that the reader does not know is none that
 /// it opens. Before an agent is replaced, both directions are asked: the new one takes over what the old one wrote, and
 /// the way back must be open.

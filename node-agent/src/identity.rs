@@ -294,17 +294,17 @@ fn write(dir: &Path, identity: &Identity) -> Result<(), IdentityError> {
     let (next, old) = beside(dir);
     let _ = fs::remove_dir_all(&next);
     fs::DirBuilder::new().mode(0o700).create(&next).map_err(io_error("create", &next))?;
-    let door = serde_json::to_string(&identity.door).expect("an address is a string");
+    let door = crate::formats::encode(&identity.door).expect("an address is a string");
     for (name, mode, text) in [
-        (KEY, 0o600, &identity.key_pem),
-        (CERTIFICATE, 0o644, &identity.granted.certificate_pem),
-        (AUTHORITIES, 0o644, &identity.granted.ca_pem),
+        (KEY, 0o600, identity.key_pem.as_bytes()),
+        (CERTIFICATE, 0o644, identity.granted.certificate_pem.as_bytes()),
+        (AUTHORITIES, 0o644, identity.granted.ca_pem.as_bytes()),
         (ENROLLMENT, 0o644, &door),
     ] {
         let path = next.join(name);
         let written = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&path).and_then(
             |mut file| {
-                file.write_all(text.as_bytes())?;
+                file.write_all(text)?;
                 file.sync_all()
             },
         );

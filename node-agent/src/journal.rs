@@ -5,7 +5,7 @@
 //! keep an agent from writing down a rollback, however long that takes: where the file has no room left, the last
 //! record begins the spare one, and both exchange their names. It knows nothing of what the records mean.
 //!
-//! Layout, integers little-endian: `UPFLEETJ`, format `u32`, `u32` 1 where the file had its first record when it
+//! Layout, integers little-endian: `UPFLEETJ`, format `u16` major and `u16` minor, `u32` 1 where the file had its first record when it
 //! got its name, else 0; then per record length `u32`,
 //! CRC-32 `u32` of length and payload, payload in JSON. Zeros follow up to the allocated end.
 
@@ -23,11 +23,12 @@ use upfleet_domain::{
     upgrade::record::Record,
 };
 
-use crate::{crash, damage};
+use crate::{
+    crash, damage,
+    formats::{self, JOURNAL, Number},
+};
 
 const MAGIC: &[u8; 8] = b"UPFLEETJ";
-/// The newest format this code writes and reads.
-pub const FORMAT: u32 = 1;
 const HEADER: u64 = 16;
 /// Space kept allocated beyond the records, and at least in the spare file: some hundred transitions, and more than the
 /// longest record has.
@@ -75,12 +76,12 @@ pub enum JournalError {
         source: io::Error,
     },
     /// A newer agent wrote it.
-    #[error("journal `{path}` has format {found}, this version reads up to {FORMAT}")]
+    #[error("journal `{path}` has format {found}, this version reads up to {}", JOURNAL.number)]
     TooNew {
         /// Which file.
         path: PathBuf,
         /// Its format.
-        found: u32,
+        found: Number,
     },
 }
 
@@ -96,7 +97,7 @@ impl JournalError {
             Self::TooNew { path, found } => Reason::new(ReasonCode::StateTooNew)
                 .with("path", path.display())
                 .with("found", found)
-                .with("known", FORMAT),
+                .with("known", JOURNAL.number),
         }
     }
 }
@@ -301,7 +302,7 @@ fn provide(path: &Path) -> io::Result<()> {
 /// before is the spare file then, and keeps its space.
 fn create(path: &Path, record: Option<&Record>) -> io::Result<Journal> {
     let mut bytes = Vec::from(MAGIC.as_slice());
-    bytes.extend(FORMAT.to_le_bytes());
+    bytes.extend(JOURNAL.number.packed().to_le_bytes());
     bytes.extend(u32::from(record.is_some()).to_le_bytes());
     if let Some(record) = record {
         bytes.extend(frame(record)?);
@@ -364,7 +365,7 @@ fn sync_dir(path: &Path) -> io::Result<()> {
 }
 
 fn frame(record: &Record) -> io::Result<Vec<u8>> {
-    let payload = serde_json::to_vec(record)?;
+    let payload = formats::encode(record)?;
     let length = u32::try_from(payload.len()).map_err(io::Error::other)?.to_le_bytes();
     let mut bytes = Vec::with_capacity(payload.len() + 8);
     bytes.extend(length);
@@ -383,15 +384,15 @@ fn checksum(length: [u8; 4], payload: &[u8]) -> u32 {
 enum Scan {
     Intact { end: u64, record: Option<Box<Record>> },
     Damaged,
-    TooNew(u32),
+    TooNew(Number),
 }
 
 fn scan(bytes: &[u8]) -> Scan {
     let Some(header) = bytes.get(..HEADER as usize).filter(|header| header.starts_with(MAGIC)) else {
         return Scan::Damaged;
     };
-    let format = u32::from_le_bytes([header[8], header[9], header[10], header[11]]);
-    if format > FORMAT {
+    let format = Number::unpacked(u32::from_le_bytes([header[8], header[9], header[10], header[11]]));
+    if format.major > JOURNAL.number.major {
         return Scan::TooNew(format);
     }
     let mut end = HEADER as usize;
@@ -406,12 +407,14 @@ fn scan(bytes: &[u8]) -> Scan {
     // so does a broken first one, unless the journal began without it.
     let lost = last.is_none() && header[12] == 1;
     let behind = || (1..rest.len()).any(|offset| record_at(rest, offset).is_some());
-    if format == 0 || lost || (written && behind()) {
+    if !JOURNAL.reads(format) || lost || (written && behind()) {
         return Scan::Damaged;
     }
     match last.map(serde_json::from_slice) {
         None => Scan::Intact { end: end as u64, record: None },
         Some(Ok(record)) => Scan::Intact { end: end as u64, record: Some(Box::new(record)) },
+        // Intact, and yet nothing that this version knows: whoever wrote it does.
+        Some(Err(_)) if format > JOURNAL.number => Scan::TooNew(format),
         Some(Err(_)) => Scan::Damaged,
     }
 }

@@ -41,7 +41,7 @@ impl History {
         if std::fs::metadata(&self.path).is_ok_and(|metadata| metadata.len() >= ROTATE_AT) {
             std::fs::rename(&self.path, self.older())?;
         }
-        let mut line = serde_json::to_vec(entry)?;
+        let mut line = crate::formats::encode(entry)?;
         line.push(b'\n');
         // A line that a crash cut short must not swallow this one.
         if !self.whole()? {

@@ -75,7 +75,7 @@ impl Record {
         let path = dir.join(format!("{}.json", self.digest));
         let temporary = dir.join(format!(".{}.json.tmp", self.digest));
         remove_if_there(&temporary)?;
-        let bytes = serde_json::to_vec(self).map_err(io::Error::other)?;
+        let bytes = crate::formats::encode(self).map_err(io::Error::other)?;
         let mut file = std::fs::File::create_new(&temporary)?;
         io::Write::write_all(&mut file, &bytes)?;
         file.sync_all()?;

@@ -110,6 +110,38 @@ fn a_newer_format_is_refused_and_left_alone() {
     assert_eq!(std::fs::read(&path).unwrap(), bytes);
 }
 
+/// A later minor has fields that this version passes over. What is intact and yet not to be understood is left alone.
+#[test]
+fn a_later_minor_is_read_and_never_moved_aside() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = written(dir.path(), 1);
+    let later = |payload: &[u8]| {
+        let length = u32::try_from(payload.len()).unwrap().to_le_bytes();
+        let mut bytes = Vec::from(MAGIC.as_slice());
+        bytes.extend(Number { major: 1, minor: 7 }.packed().to_le_bytes());
+        bytes.extend(1_u32.to_le_bytes());
+        bytes.extend(length);
+        bytes.extend(checksum(length, payload).to_le_bytes());
+        bytes.extend(payload);
+        bytes
+    };
+    let mut value = serde_json::to_value(record(4)).unwrap();
+    value["novelty"] = serde_json::json!({ "since": "1.7" });
+    std::fs::write(&path, later(&serde_json::to_vec(&value).unwrap())).unwrap();
+    let mut opened = Journal::open(dir.path(), &web()).unwrap();
+    assert_eq!((number(&opened), opened.damage.is_none()), (Some(4), true));
+    opened.journal.append(&record(5)).unwrap();
+    assert_eq!(number(&Journal::open(dir.path(), &web()).unwrap()), Some(5));
+
+    value["current"] = serde_json::json!({ "base": "of another kind" });
+    let bytes = later(&serde_json::to_vec(&value).unwrap());
+    std::fs::write(&path, &bytes).unwrap();
+    let reason = Journal::open(dir.path(), &web()).unwrap_err().reason();
+    assert_eq!(reason.code, ReasonCode::StateTooNew);
+    assert!(reason.message().contains("has format 1.7"), "{reason}");
+    assert_eq!(std::fs::read(&path).unwrap(), bytes);
+}
+
 /// Where the directory could not be synced after a compaction, what is written later still goes into the file
 /// that has the name, and the name is made durable with it.
 #[test]

@@ -18,10 +18,15 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use upfleet_domain::digest::Digest;
 
 use super::protocol::ExitRecord;
-use crate::{config::StopSignal, damage, processes::Identity};
+use crate::{
+    config::StopSignal,
+    damage,
+    formats::{self, Number, SHIM_SPEC},
+    processes::Identity,
+};
 
-/// The format of both files.
-pub const FORMAT: u32 = 1;
+/// The major of both files' format.
+pub const FORMAT: u32 = SHIM_SPEC.number.major;
 /// What the shim is to do.
 pub const SPEC: &str = "spec.json";
 /// What became of it.
@@ -144,6 +149,8 @@ pub fn read<T: Default + DeserializeOwned>(path: &Path) -> io::Result<T> {
     #[derive(Deserialize)]
     struct Format {
         format: u32,
+        #[serde(default)]
+        minor: u32,
     }
     let bytes = match fs::read(path) {
         Ok(bytes) => bytes,
@@ -151,12 +158,18 @@ pub fn read<T: Default + DeserializeOwned>(path: &Path) -> io::Result<T> {
         Err(error) => return Err(error),
     };
     let bytes = checked(path, &bytes)?;
-    let Format { format } = serde_json::from_slice(bytes)?;
-    if format > FORMAT {
-        let text = format!("`{}` has format {format}, this version reads up to {FORMAT}", path.display());
-        return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+    let Format { format: major, minor } = serde_json::from_slice(bytes)?;
+    let (found, known) = (Number { major, minor }, SHIM_SPEC.number);
+    let too_new = || {
+        let text = format!("`{}` has format {found}, this version reads up to {known}", path.display());
+        io::Error::new(io::ErrorKind::Unsupported, text)
+    };
+    if found.major > known.major {
+        return Err(too_new());
     }
-    Ok(serde_json::from_slice(bytes)?)
+    // Intact, and yet nothing that this version knows: whoever wrote it does.
+    let unknown = |error: serde_json::Error| if found > known { too_new() } else { error.into() };
+    serde_json::from_slice(bytes).map_err(unknown)
 }
 
 /// The first line, where the second has its checksum.
@@ -179,11 +192,11 @@ fn checksum(line: &[u8]) -> String {
     format!("{:08x}", crc32fast::hash(line))
 }
 
-/// Reads one of the files. What can't be obeyed is moved aside: a component must not stay down because of it. The
-/// agent, whose journal says what is to run, starts it again.
+/// Reads one of the files. Damage is moved aside: a component must not stay down because of it. The agent, whose journal
+/// says what is to run, starts it again. What a later version wrote is no damage, and is left to that version.
 ///
 /// # Errors
-/// Where it can't be moved aside.
+/// Where it can't be moved aside, or is of a newer format.
 pub fn read_or_move_aside<T: Default + DeserializeOwned>(path: &Path) -> io::Result<T> {
     match read(path) {
         Ok(value) => Ok(value),
@@ -222,7 +235,7 @@ pub fn read_record(dir: &Path) -> io::Result<Record> {
 pub fn write<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
     let spare = path.with_extension("spare");
     damage::clear_directory(&spare)?;
-    let mut bytes = serde_json::to_vec(value)?;
+    let mut bytes = formats::encode(value)?;
     let sum = checksum(&bytes);
     bytes.push(b'\n');
     bytes.extend(sum.as_bytes());
@@ -268,6 +281,12 @@ mod tests {
         assert_eq!(blocks().collect::<Vec<_>>(), [BLOCK as u64; 2]);
         fs::write(&path, r#"{"format":2,"run":"novel"}"#).unwrap();
         assert!(read::<Spec>(&path).unwrap_err().to_string().contains("format 2"));
+        assert!(read_or_move_aside::<Spec>(&path).unwrap_err().to_string().contains("format 2"));
+        assert!(path.exists(), "a later version's file is left to it");
+        fs::write(&path, r#"{"format":1,"minor":3,"run":true,"launch":null,"novelty":{}}"#).unwrap();
+        assert!(read::<Spec>(&path).unwrap().run, "what a later minor adds is passed over");
+        fs::write(&path, r#"{"format":1,"minor":3,"run":"novel"}"#).unwrap();
+        assert!(read_or_move_aside::<Spec>(&path).unwrap_err().to_string().contains("format 1.3"));
         fs::write(&path, r#"{"format":1,"ru"#).unwrap();
         assert!(read::<Spec>(&path).is_err());
     }
