@@ -91,7 +91,10 @@ pub enum StoreError {
         problem: String,
     },
     /// A newer version wrote the store. The operator's to solve.
-    #[error("`{path}` has format {found}, this version reads up to {known}")]
+    #[error(
+        "`{path}` has format {found}, this version reads up to {known}: start the newer version again, or go back to a \
+         backup from before it with `upfleet restore`"
+    )]
     TooNew {
         /// The file.
         path: String,

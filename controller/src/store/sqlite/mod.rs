@@ -15,6 +15,7 @@ mod read_content;
 mod read_fleet;
 mod read_rollout;
 mod rollout;
+mod schema;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -25,16 +26,14 @@ use std::{
     time::Duration,
 };
 
+use schema::migrate;
 use sqlx::{
     SqlitePool,
-    migrate::{MigrateError, Migrator},
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 use tokio::sync::{broadcast, mpsc};
 
 use super::{Notice, Result, StoreError};
-
-static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 
 /// The database's file name in the data directory.
 pub const FILE: &str = "upfleet.db";
@@ -177,41 +176,6 @@ fn create_private(path: &Path) -> Result<()> {
     use std::os::unix::fs::OpenOptionsExt;
     let file = File::options().create(true).truncate(false).write(true).mode(0o600).open(path);
     file.map(drop).map_err(|error| unavailable("open", format!("`{}`: {error}", path.display())))
-}
-
-/// The newest migration that this version knows.
-pub(crate) fn known_format() -> u32 {
-    MIGRATIONS.iter().map(|migration| migration.version).max().map_or(0, format)
-}
-
-fn format(version: i64) -> u32 {
-    u32::try_from(version).unwrap_or(u32::MAX)
-}
-
-/// The number of the newest migration applied, 0 for an empty database.
-async fn applied(pool: &SqlitePool) -> Result<u32> {
-    let table = "SELECT name FROM sqlite_master WHERE name = '_sqlx_migrations'";
-    if sqlx::query(table).fetch_optional(pool).await?.is_none() {
-        return Ok(0);
-    }
-    let newest = "SELECT COALESCE(MAX(version), 0) FROM _sqlx_migrations";
-    Ok(format(sqlx::query_scalar::<_, i64>(newest).fetch_one(pool).await?))
-}
-
-async fn migrate(pool: &SqlitePool, path: &Path) -> Result<()> {
-    let (found, known) = (applied(pool).await?, known_format());
-    if found > known {
-        return Err(StoreError::TooNew { path: path.display().to_string(), found, known });
-    }
-    MIGRATIONS.run(pool).await.map_err(|error| match error {
-        MigrateError::Execute(error) => StoreError::from(error),
-        error => StoreError::Internal { operation: "migrate", source: Box::new(error) },
-    })?;
-    let insert = "INSERT INTO meta (key, value) VALUES ($1, $2) ON CONFLICT (key) DO NOTHING";
-    for (key, value) in [("epoch", "1".to_owned()), ("cluster_id", uuid::Uuid::new_v4().to_string())] {
-        sqlx::query(insert).bind(key).bind(value).execute(pool).await?;
-    }
-    Ok(())
 }
 
 /// Copies a database into a new file, also while a controller writes to it.

@@ -112,7 +112,7 @@ impl SqliteStore {
         let rows: BTreeMap<String, String> = rows.fetch_all(&self.readers).await?.into_iter().collect();
         let value = |key: &'static str| rows.get(key).ok_or_else(|| damaged("meta", key, "it is missing"));
         let epoch = value("epoch")?.parse().map_err(|error| damaged("meta", "epoch", error))?;
-        let format = super::applied(&self.readers).await?;
+        let format = super::schema::applied(&self.readers).await?;
         Ok(Meta { epoch, cluster_id: value("cluster_id")?.clone(), format })
     }
 

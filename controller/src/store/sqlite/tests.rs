@@ -4,7 +4,12 @@ use std::{os::unix::fs::PermissionsExt, time::Duration};
 
 use upfleet_domain::id::NodeId;
 
-use super::*;
+use sqlx::migrate::Migrator;
+
+use super::{
+    schema::{known_format, migrations},
+    *,
+};
 use crate::store::{Change, Expected, NodeRecord, NodeState, Page, Store};
 
 fn put(id: &str) -> Change {
@@ -86,6 +91,36 @@ async fn a_newer_format_is_refused() {
     let reason = error.reason().unwrap();
     assert_eq!(reason.code, upfleet_domain::reason::ReasonCode::StateTooNew);
     assert!(reason.message().contains("format 9999"), "{reason}");
+}
+
+/// A later version may add to the store what this one can do without; it has to say so of each of its formats.
+#[tokio::test]
+async fn a_later_format_that_says_so_is_used() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(dir.path()).await.unwrap();
+    store.commit(vec![put("a")]).await.unwrap();
+    let known = i64::from(known_format());
+    let later = async |format: i64, readable_from: i64| {
+        let insert = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
+                      VALUES ($1, 'novel', TRUE, x'00', 0)";
+        sqlx::query(insert).bind(format).execute(&store.writer).await.unwrap();
+        let insert = "INSERT INTO meta (key, value) VALUES ($1, $2)";
+        let key = format!("readable_from.{format}");
+        sqlx::query(insert).bind(key).bind(readable_from.to_string()).execute(&store.writer).await.unwrap();
+    };
+    later(known + 1, known).await;
+    sqlx::query("ALTER TABLE node ADD COLUMN novelty TEXT").execute(&store.writer).await.unwrap();
+    let other = SqliteStore::open_unlocked(&path(dir.path())).await.unwrap();
+    other.commit(vec![put("b")]).await.unwrap();
+    assert_eq!(count(&other).await, 2);
+    assert_eq!(i64::from(other.meta().await.unwrap().format), known + 1);
+    other.close().await;
+
+    later(known + 2, known + 1).await;
+    let refused = SqliteStore::open_unlocked(&path(dir.path())).await.err().unwrap();
+    assert!(matches!(refused, StoreError::TooNew { .. }), "{refused}");
+    let text = refused.to_string();
+    assert!(text.contains("start the newer version again") && text.contains("upfleet restore"), "{text}");
 }
 
 /// SQLite answers "full" when it may not grow: the same error as on a full disk.
@@ -259,7 +294,7 @@ async fn the_first_format_is_brought_to_the_newest_in_place() {
 
     let options = SqliteConnectOptions::new().filename(path(dir.path())).create_if_missing(true);
     let first = pool(1).connect_with(options).await.unwrap();
-    let only = MIGRATIONS.iter().filter(|migration| migration.version == 1).cloned().collect();
+    let only = migrations().iter().filter(|migration| migration.version == 1).cloned().collect();
     Migrator::with_migrations(only).run(&first).await.unwrap();
     let meta = "INSERT INTO meta (key, value) VALUES ('epoch', '4'), ('cluster_id', 'c')";
     sqlx::query(meta).execute(&first).await.unwrap();
