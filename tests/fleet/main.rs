@@ -25,6 +25,7 @@ mod patches;
 mod patches_away;
 mod python;
 mod recovery;
+mod replaced;
 mod requests;
 mod rollouts;
 mod services;

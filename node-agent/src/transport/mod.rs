@@ -104,13 +104,14 @@ async fn serve_forever(transport: &Transport, handles: &Handles, outgoing: mpsc:
     let mut attempt = 0;
     loop {
         let began = tokio::time::Instant::now();
-        let problem = one_session(transport, handles, &instance, &pump).await;
+        let (problem, stopping) = one_session(transport, handles, &instance, &pump).await;
         let was_open = transport.link.send_replace(Link {
             connected: false,
             problem: Some(problem.clone()),
             ..Link::new(transport.connector.address())
         });
-        if was_open.connected && began.elapsed() >= GOOD_SESSION {
+        // A controller that says that it stops is being replaced, and will be back soon.
+        if stopping || (was_open.connected && began.elapsed() >= GOOD_SESSION) {
             attempt = 0;
         }
         let wait = Backoff::NETWORK.delay(attempt, rand::random());
@@ -121,20 +122,26 @@ async fn serve_forever(transport: &Transport, handles: &Handles, outgoing: mpsc:
     }
 }
 
-/// One session from its connection to its end; returns why it ended.
-async fn one_session(transport: &Transport, handles: &Handles, instance: &str, pump: &pump::Pump) -> String {
+/// One session from its connection to its end; returns why it ended, and whether the controller said that it stops.
+async fn one_session(
+    transport: &Transport,
+    handles: &Handles,
+    instance: &str,
+    pump: &pump::Pump,
+) -> (String, bool) {
     let connector = &transport.connector;
     if connector.identities().current().remaining(now()).is_zero()
         && let Err(reason) = renew_expired(connector.identities()).await
     {
-        return format!("the certificate has expired and could not be renewed: {reason}");
+        return (format!("the certificate has expired and could not be renewed: {reason}"), false);
     }
     let channel = match connector.connect().await {
         Ok(channel) => channel,
-        Err(error) => return crate::error::chain(&error),
+        Err(error) => return (crate::error::chain(&error), false),
     };
     let session = session::Session { transport, handles, instance };
-    session.serve(channel, pump).await.to_string()
+    let end = session.serve(channel, pump).await;
+    (end.to_string(), end.is_stopping())
 }
 
 /// How long a session that is only tried may take to open.

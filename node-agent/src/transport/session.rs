@@ -22,6 +22,7 @@ use upfleet_api::{
 };
 use upfleet_domain::{
     id::{ComponentId, UpgradeId},
+    reason::ReasonCode,
     report::UpgradeReport,
 };
 
@@ -44,6 +45,14 @@ pub(super) enum End {
     Status(Box<Status>),
     /// The controller did not keep to the protocol.
     Protocol(&'static str),
+}
+
+impl End {
+    /// Whether the controller said that it stops.
+    pub(super) fn is_stopping(&self) -> bool {
+        let Self::Status(status) = self else { return false };
+        reason::from_status(status).is_some_and(|reason| reason.code == ReasonCode::ControllerStopping)
+    }
 }
 
 impl fmt::Display for End {

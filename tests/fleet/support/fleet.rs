@@ -17,7 +17,7 @@ use super::{
     node::Node,
     process::{Output, Program, binary, run},
     program::{BASE, Behaviour, COMPONENT, script},
-    wait::eventually,
+    wait::{eventually, eventually_async},
 };
 
 const LOOPBACK: &str = "127.0.0.1";
@@ -244,11 +244,15 @@ impl TestFleet {
         }
     }
 
-    /// SIGTERM to the controller, which ends in order.
-    pub fn stop_controller(&mut self) {
-        if let Some(mut controller) = self.controller.take() {
-            controller.terminate();
-        }
+    /// SIGTERM to the controller, which ends in order: also with those who are connected to it, this test for one.
+    pub async fn stop_controller(&mut self) {
+        let Some(mut controller) = self.controller.take() else { return };
+        controller.ask_to_end();
+        eventually_async("the controller to end", || {
+            let ended = controller.ended().ok_or_else(|| "it runs".to_owned());
+            async move { ended }
+        })
+        .await;
     }
 
     /// Starts the controller again, where it listened before, and connects to it.

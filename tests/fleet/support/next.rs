@@ -26,19 +26,29 @@ pub fn controller() -> PathBuf {
     binary("upfleet-next")
 }
 
+/// The agent of this version.
+pub fn current_agent() -> PathBuf {
+    binary("upfleet-agent")
+}
+
+/// The controller of this version, which is its command line, too.
+pub fn current_controller() -> PathBuf {
+    binary("upfleet")
+}
+
 /// The agent that nodes run unless a test says otherwise.
 pub fn wanted_agent() -> PathBuf {
-    wanted("UPFLEET_TEST_AGENT", "upfleet-agent", agent)
+    wanted("UPFLEET_TEST_AGENT", current_agent, agent)
 }
 
 /// The controller that fleets have unless a test says otherwise.
 pub fn wanted_controller() -> PathBuf {
-    wanted("UPFLEET_TEST_CONTROLLER", "upfleet", controller)
+    wanted("UPFLEET_TEST_CONTROLLER", current_controller, controller)
 }
 
-fn wanted(variable: &str, current: &str, next: fn() -> PathBuf) -> PathBuf {
+fn wanted(variable: &str, current: fn() -> PathBuf, next: fn() -> PathBuf) -> PathBuf {
     match std::env::var_os(variable) {
-        None => binary(current),
+        None => current(),
         Some(name) if name == "next" => next(),
         Some(path) => path.into(),
     }
@@ -66,7 +76,7 @@ fn build() {
         .args(["build", "--quiet", "--offline", "--locked", "--profile", profile, "--target-dir"])
         .arg(target)
         .args(["-p", "upfleet-agent", "-p", "upfleet-controller"])
-        .args(["--features", "next,upfleet-agent/crash-points"])
+        .args(["--features", "next"])
         .args(["--bin", "upfleet-agent-next", "--bin", "upfleet-next"]);
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));

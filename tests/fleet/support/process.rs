@@ -56,10 +56,15 @@ impl Program {
 
     /// SIGTERM, and waits until it is gone.
     pub fn terminate(&mut self) {
+        self.ask_to_end();
+        let _ = self.child.wait();
+    }
+
+    /// SIGTERM.
+    pub fn ask_to_end(&mut self) {
         let pid = self.child.id().cast_signed();
         let pid = rustix::process::Pid::from_raw(pid).expect("no process has the number 0");
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-        let _ = self.child.wait();
     }
 
     /// The exit status, if it ended by itself.
