@@ -123,7 +123,7 @@ async fn sessions_end(connector: Connector, lies: impl IntoIterator<Item = &'sta
     let pump = pump::Pump::start(outgoing);
     for lie in lies {
         let session = one_session(&transport, &handles, "instance", &pump);
-        let problem =
+        let (problem, _) =
             tokio::time::timeout(SOON, session).await.unwrap_or_else(|_| panic!("{lie} is believed"));
         assert!(!problem.is_empty(), "{lie}");
         println!("{lie}: {problem}");
