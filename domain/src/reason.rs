@@ -251,6 +251,7 @@ reasons! {
     Activating = "ACTIVATING", Information, Agent, "{step}";
     Probing = "PROBING", Information, Agent, "probe passed {passed} of {needed} times in a row";
     Soaking = "SOAKING", Information, Agent, "healthy; watched for {soak}";
+    Draining = "DRAINING", Information, Agent, "the new process is healthy; the old one finishes what it has begun, for at most {limit}";
     Committing = "COMMITTING", Information, Agent, "healthy; removes states beyond the kept ones";
     PuttingBack = "PUTTING_BACK", Information, Agent, "puts {from} back: {why}";
 
@@ -305,6 +306,8 @@ reasons! {
     SwapFailed = "SWAP_FAILED", FailedPrecondition, Operator, "could not {operation} `{path}`: {problem}";
     StopFailed = "STOP_FAILED", FailedPrecondition, Operator, "the old process could not be stopped: {problem}";
     StartFailed = "START_FAILED", FailedPrecondition, Publisher, "the new process could not be started: {problem}";
+    HandoverUnavailable = "HANDOVER_UNAVAILABLE", Information, Nobody, "stopped and started instead of handed over: {problem}",
+        hint "nothing is to be done where it is said of the first upgrade after run.activate or a socket was configured";
     ProcessExited = "PROCESS_EXITED", FailedPrecondition, Publisher, "the process ended with {exit} after {after}";
     ProbeFailed = "PROBE_FAILED", FailedPrecondition, Publisher, "probe failed {failed} times: {problem}";
     ProbeTimedOut = "PROBE_TIMED_OUT", FailedPrecondition, Publisher, "not healthy within {limit}: {problem}";

@@ -172,6 +172,11 @@ pub fn command() -> clap::Command {
 /// Parses the command line and runs it.
 #[must_use]
 pub fn main() -> ExitCode {
+    // Started by a shim with the component's environment, which must not be taken for options.
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments.next().is_some_and(|word| word == crate::shim::pass::WORD) {
+        return crate::shim::pass::main(arguments);
+    }
     let cli = Cli::parse();
     // The shim is another program in the same file: no runtime, no logs of the agent.
     if let Command::Shim { dir } = &cli.command {

@@ -98,7 +98,7 @@ impl Owner {
 }
 
 /// The number of a user or group, from a table whose lines are `name:…:number:…`.
-fn number(name: &str, table: &str) -> io::Result<u32> {
+pub(crate) fn number(name: &str, table: &str) -> io::Result<u32> {
     if let Ok(number) = name.parse() {
         return Ok(number);
     }

@@ -36,6 +36,7 @@ pub(crate) use files::failed;
 pub use files::hash_file;
 pub use look::Looked;
 pub use meta::FirstInstall;
+pub(crate) use meta::number as owner_number;
 pub use offered::offer;
 use upfleet_domain::{
     digest::Digest,

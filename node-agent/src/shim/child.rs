@@ -3,7 +3,7 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Read},
+    io::{self, PipeReader, Read},
     os::unix::{fs::MetadataExt, process::CommandExt},
     path::Path,
     process::{Command, Stdio},
@@ -17,10 +17,14 @@ use sha2::{Digest as _, Sha256};
 use upfleet_domain::{digest::Digest, time::Time};
 
 use super::{
+    notify::Notify,
     output::Output,
+    pass,
     protocol::{ErrorCode, ProcessInfo, ProtocolError},
     reaper::Reaper,
+    sockets::Sockets,
     spec::{Input, Launch},
+    tree::{self, Main},
 };
 use crate::processes::{FileId, Identity, as_pid, descendants, executable, stat};
 
@@ -34,6 +38,22 @@ const OOM_SCORE: i32 = 200;
 /// The stack of a helper thread; a shim stays small.
 pub const STACK: usize = 128 * 1024;
 
+/// What a process is started with, beside its launch.
+pub struct Hands<'a> {
+    /// Collects it.
+    pub reaper: &'a Reaper,
+    /// Where its output goes.
+    pub output: &'a Arc<Output>,
+    /// Which launch its lines belong to.
+    pub number: u64,
+    /// Those of its launch are open.
+    pub sockets: &'a Sockets,
+    /// The shim's directory.
+    pub dir: &'a Path,
+    /// The shim's other processes.
+    pub others: &'a [Main],
+}
+
 /// A process that was started.
 pub struct Child {
     /// What is told about it.
@@ -42,6 +62,10 @@ pub struct Child {
     pub started: Instant,
     /// The executed file, where it is the component's.
     pub file: Option<FileId>,
+    /// Which launch its lines belong to.
+    pub number: u64,
+    /// What it says of itself.
+    pub notify: Option<Notify>,
 }
 
 /// The wall clock.
@@ -79,7 +103,7 @@ fn stamp(metadata: &fs::Metadata) -> Stamp {
 ///
 /// # Errors
 /// What to answer: the file is not the expected one, or can't be executed.
-pub fn spawn(launch: &Launch, reaper: &Reaper, output: &Arc<Output>) -> Result<Child, ProtocolError> {
+pub fn spawn(launch: &Launch, hands: &Hands<'_>) -> Result<Child, ProtocolError> {
     if !launch.cwd.is_dir() {
         return Err(failed(format!("the working directory `{}` does not exist", launch.cwd.display())));
     }
@@ -92,15 +116,16 @@ pub fn spawn(launch: &Launch, reaper: &Reaper, output: &Arc<Output>) -> Result<C
             return Err(ProtocolError { code: ErrorCode::DigestMismatch, message, versions: Vec::new() });
         }
         let inputs = measure_inputs(&launch.inputs)?;
-        let (identity, file) = execute(launch, reaper, output)?;
+        let Executed { identity, file, notify } = execute(launch, hands)?;
         let same = |path: &Path, before: Stamp| fs::metadata(path).is_ok_and(|now| stamp(&now) == before);
         let unchanged = same(&launch.file, before) || file.is_some_and(|file| file == before.0);
         let inputs_unchanged =
             launch.inputs.iter().zip(inputs).all(|(input, before)| same(&input.path, before));
         if !unchanged || !inputs_unchanged {
             // Which bytes were executed can't be said: a file was replaced between hash and exec.
+            let main = Main { pid: identity.pid, start_time: identity.start_time };
             let _ = identity.signal(Signal::KILL);
-            kill_descendants(Duration::from_secs(5));
+            tree::kill(main, hands.others, Duration::from_secs(5));
             continue;
         }
         let exact = file == Some(before.0);
@@ -114,8 +139,11 @@ pub fn spawn(launch: &Launch, reaper: &Reaper, output: &Arc<Output>) -> Result<C
             stack: launch.stack,
             since: now(),
             restarts: 0,
+            sockets: launch.sockets.iter().map(|socket| socket.name.clone()).collect(),
+            notified: None,
         };
-        return Ok(Child { info, started: Instant::now(), file: exact.then_some(before.0) });
+        let (file, number) = (exact.then_some(before.0), hands.number);
+        return Ok(Child { info, started: Instant::now(), file, number, notify });
     }
     Err(failed(format!("`{}` is replaced again and again", launch.file.display())))
 }
@@ -159,40 +187,68 @@ fn executed(child: u32) -> Option<FileId> {
     own
 }
 
-/// Executes the command, and says which file the kernel shows for it.
-fn execute(
-    launch: &Launch,
-    reaper: &Reaper,
-    output: &Arc<Output>,
-) -> Result<(Identity, Option<FileId>), ProtocolError> {
-    let (program, arguments) =
-        launch.argv.split_first().ok_or_else(|| failed("the command is empty".into()))?;
-    let mut command = Command::new(program);
-    command.args(arguments).env_clear().envs(&launch.env).current_dir(&launch.cwd).process_group(0);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let guard = reaper.hold();
-    let mut child = spawn_patiently(&mut command)
-        .map_err(|error| failed(format!("could not execute `{program}`: {error}")))?;
+/// A process that was just started.
+struct Executed {
+    identity: Identity,
+    /// The file that the kernel shows for it.
+    file: Option<FileId>,
+    notify: Option<Notify>,
+}
+
+/// Executes the command.
+fn execute(launch: &Launch, hands: &Hands<'_>) -> Result<Executed, ProtocolError> {
+    let program = launch.argv.first().ok_or_else(|| failed("the command is empty".into()))?;
+    let cannot = |problem: String| failed(format!("could not execute `{program}`: {problem}"));
+    let (mut command, helper) = command(launch, hands).map_err(|error| cannot(error.to_string()))?;
+    let mut notify = None;
+    if launch.notify {
+        let opened = Notify::open(hands.dir, hands.number);
+        let opened = opened.map_err(|error| cannot(format!("no socket for its notifications: {error}")))?;
+        command.env("NOTIFY_SOCKET", &opened.name);
+        notify = Some(opened);
+    }
+    let guard = hands.reaper.hold();
+    let mut child = spawn_patiently(&mut command).map_err(|error| cannot(error.to_string()))?;
+    // With it this process's end of the helper's pipe.
+    drop(command);
+    let passed = helper.map_or(Ok(()), pass::executed);
     let file = executed(child.id());
     // Nothing is collected while the guard is held, so the pid is this child's even if it has ended already.
-    let identity = Identity::of(child.id());
+    let listening = notify.as_mut().map_or(Ok(()), |notify| notify.listen(child.id()));
+    let known = Identity::of(child.id()).and_then(|identity| listening.map(|()| identity));
     bound(child.id(), launch);
+    if known.is_err() {
+        // Out of descriptors, most likely. What nobody knows must not run.
+        let _ = as_pid(child.id()).map(|group| kill_process_group(group, Signal::KILL));
+    }
     drop(guard);
-    reaper.child_was_born();
+    hands.reaper.child_was_born();
+    passed.map_err(cannot)?;
     if let Some(pipe) = child.stdout.take() {
-        read_in_background(output, false, pipe);
+        read_in_background(hands, false, pipe);
     }
     if let Some(pipe) = child.stderr.take() {
-        read_in_background(output, true, pipe);
+        read_in_background(hands, true, pipe);
     }
-    match identity {
-        Ok(identity) => Ok((identity, file)),
-        Err(error) => {
-            // Out of descriptors, most likely. What nobody knows must not run.
-            kill_descendants(Duration::from_secs(5));
-            Err(failed(format!("could not look at the new process: {error}")))
-        }
-    }
+    let identity = known.map_err(|error| failed(format!("could not look at the new process: {error}")))?;
+    Ok(Executed { identity, file, notify })
+}
+
+/// The command of a launch: with sockets through the helper that passes them.
+fn command(launch: &Launch, hands: &Hands<'_>) -> io::Result<(Command, Option<PipeReader>)> {
+    let (program, arguments) = launch.argv.split_first().ok_or(io::ErrorKind::InvalidInput)?;
+    let (mut command, helper) = if launch.sockets.is_empty() {
+        let mut command = Command::new(program);
+        command.args(arguments).env_clear().stdin(Stdio::null());
+        (command, None)
+    } else {
+        let sockets = hands.sockets.copies(&launch.sockets)?;
+        let (command, helper) = pass::command(&launch.argv, &launch.sockets, sockets)?;
+        (command, Some(helper))
+    };
+    command.envs(&launch.env).current_dir(&launch.cwd).process_group(0);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    Ok((command, helper))
 }
 
 /// Bounds the process's memory where the configuration says so; and where the node runs out of memory, the component is
@@ -223,13 +279,15 @@ fn spawn_patiently(command: &mut Command) -> io::Result<std::process::Child> {
     }
 }
 
-fn read_in_background(output: &Arc<Output>, stderr: bool, pipe: impl Read + Send + 'static) {
-    output.add_reader();
+fn read_in_background(hands: &Hands<'_>, stderr: bool, pipe: impl Read + Send + 'static) {
+    let (output, number) = (hands.output, hands.number);
+    output.add_reader(number);
     let reader = Arc::clone(output);
     // Without a thread the pipe is closed, which the component sees as an error of its writes.
-    let started = thread::Builder::new().stack_size(STACK).spawn(move || reader.read_all(stderr, pipe));
+    let started =
+        thread::Builder::new().stack_size(STACK).spawn(move || reader.read_all(number, stderr, pipe));
     if started.is_err() {
-        output.read_all(stderr, io::empty());
+        output.read_all(number, stderr, io::empty());
     }
 }
 

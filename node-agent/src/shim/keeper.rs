@@ -3,31 +3,31 @@
 //! Everything that happens comes to it as an [`Event`]; everybody else reads [`Shared`].
 
 use std::{
-    fs::File,
     io,
     path::PathBuf,
     process::ExitCode,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         mpsc::{Receiver, RecvTimeoutError, SyncSender},
     },
     time::{Duration, Instant},
 };
 
 use rustix::process::Signal;
-use upfleet_domain::digest::Digest;
 
 use super::{
-    child::{Child, hash, kill_descendants, now, signal_group, spawn},
-    output::Output,
+    beside::Besides,
+    child::{Child, Hands, kill_descendants, now, signal_group, spawn},
     protocol::{Body, ErrorCode, Event as Notice, ExitRecord, ProcessState, ProtocolError},
-    reaper::{Ended, Reaper},
+    reaper::Ended,
+    shared::{Shared, View},
+    sockets::Sockets,
     spec::{self, Launch, Record, Spec},
+    tree::{self, Main},
 };
-use crate::processes::{FileId, executable, executable_path};
 
 /// How long killed processes may take to be gone.
-const KILL_LIMIT: Duration = Duration::from_secs(10);
+pub(super) const KILL_LIMIT: Duration = Duration::from_secs(10);
 /// How long the output's last words are waited for.
 const DRAIN_LIMIT: Duration = Duration::from_secs(1);
 
@@ -44,72 +44,19 @@ pub enum Event {
     Stop(Reply),
     /// A client wants it stopped and the shim ended.
     Shutdown(Reply),
+    /// A client wants another process beside it.
+    StartBeside(Box<Launch>, Reply),
+    /// A client wants that one to take its place.
+    Drain(Reply),
+    /// A client wants that one ended.
+    Dismiss(Reply),
     /// A child has ended: the process, or an orphan of it.
     Ended(Ended),
     /// The lifeline's other end is gone.
     LifelineLost,
 }
 
-/// What all threads of a shim see.
-pub struct Shared {
-    /// The component's output.
-    pub output: Arc<Output>,
-    /// The children.
-    pub reaper: Reaper,
-    view: Mutex<View>,
-}
-
-struct View {
-    state: ProcessState,
-    /// The file that was executed, where it was the component's.
-    file: Option<FileId>,
-    /// What runs instead, once the process has executed another file by itself.
-    other: Option<(FileId, Digest)>,
-}
-
-impl Shared {
-    /// Nothing runs yet.
-    #[must_use]
-    pub fn new(output: Output) -> Self {
-        let state = ProcessState::Stopped { last_exit: None };
-        let view = Mutex::new(View { state, file: None, other: None });
-        Self { output: Arc::new(output), reaper: Reaper::default(), view }
-    }
-
-    /// How the process stands, with the digest of what really runs.
-    #[must_use]
-    pub fn state(&self) -> ProcessState {
-        let mut view = self.view();
-        let (ProcessState::Running(info), Some(file)) = (&view.state, view.file) else {
-            return view.state.clone();
-        };
-        let mut info = info.clone();
-        match executable(info.pid) {
-            Some(other) if other != file => {
-                let known = view.other.filter(|(known, _)| *known == other);
-                let digest = known
-                    .map(|(_, digest)| digest)
-                    .or_else(|| File::open(executable_path(info.pid)).and_then(hash).ok());
-                if let Some(digest) = digest {
-                    view.other = Some((other, digest));
-                    info.digest = digest;
-                }
-            }
-            _ => {}
-        }
-        ProcessState::Running(info)
-    }
-
-    fn publish(&self, state: ProcessState, file: Option<FileId>) {
-        *self.view() = View { state, file, other: None };
-    }
-
-    fn view(&self) -> MutexGuard<'_, View> {
-        self.view.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-enum Phase {
+pub(super) enum Phase {
     Stopped,
     Running(Child),
     Stopping { child: Child, until: Option<Instant>, killed: bool, replies: Vec<Reply> },
@@ -119,13 +66,17 @@ enum Phase {
 /// See the module.
 pub struct Keeper {
     dir: PathBuf,
-    shared: Arc<Shared>,
-    spec: Spec,
-    record: Record,
-    phase: Phase,
-    restarts: u32,
-    attempt: u32,
-    ending: bool,
+    pub(super) shared: Arc<Shared>,
+    pub(super) spec: Spec,
+    pub(super) record: Record,
+    pub(super) phase: Phase,
+    pub(super) restarts: u32,
+    pub(super) attempt: u32,
+    pub(super) ending: bool,
+    /// Which launch the current process's lines belong to.
+    pub(super) number: u64,
+    pub(super) sockets: Sockets,
+    pub(super) besides: Besides,
 }
 
 impl Keeper {
@@ -136,7 +87,19 @@ impl Keeper {
     pub fn new(dir: PathBuf, shared: Arc<Shared>) -> io::Result<Self> {
         let spec = spec::read_or_move_aside(&dir.join(spec::SPEC))?;
         let record = spec::read_record(&dir)?;
-        Ok(Self { dir, shared, spec, record, phase: Phase::Stopped, restarts: 0, attempt: 0, ending: false })
+        Ok(Self {
+            dir,
+            shared,
+            spec,
+            record,
+            phase: Phase::Stopped,
+            restarts: 0,
+            attempt: 0,
+            ending: false,
+            number: 0,
+            sockets: Sockets::default(),
+            besides: Besides::default(),
+        })
     }
 
     /// Ends what an earlier shim of this directory left running, then starts what is wanted.
@@ -171,6 +134,9 @@ impl Keeper {
                     self.ending = true;
                     self.stop(reply);
                 }
+                Ok(Event::StartBeside(launch, reply)) => self.start_beside(*launch, &reply),
+                Ok(Event::Drain(reply)) => self.drain(reply),
+                Ok(Event::Dismiss(reply)) => self.dismiss(reply),
                 Ok(Event::Ended(ended)) => self.ended(ended),
                 Err(RecvTimeoutError::Timeout) => self.on_time(),
                 Ok(Event::LifelineLost) | Err(RecvTimeoutError::Disconnected) => {
@@ -180,17 +146,20 @@ impl Keeper {
             }
             self.publish();
             if self.ending && matches!(self.phase, Phase::Stopped) {
+                // The files of Unix sockets go with the component; nobody else removes them.
+                self.sockets.keep_only(&[]);
                 return ExitCode::SUCCESS;
             }
         }
     }
 
     fn deadline(&self) -> Option<Instant> {
-        match &self.phase {
+        let own = match &self.phase {
             Phase::Stopping { until, .. } => *until,
             Phase::BackOff { until, .. } => Some(*until),
             Phase::Stopped | Phase::Running(_) => None,
-        }
+        };
+        own.into_iter().chain(self.besides.deadlines()).min()
     }
 
     fn start(&mut self, launch: Launch, reply: &Reply) {
@@ -209,7 +178,7 @@ impl Keeper {
             }
             Phase::Stopped | Phase::BackOff { .. } => {}
         }
-        self.shared.output.begin_launch(launch.log_size);
+        self.number = self.shared.output.begin_launch(launch.log_size);
         (self.restarts, self.attempt) = (0, 0);
         let answer = self.save_spec(Spec { run: true, launch: Some(launch), ..Spec::default() });
         let answer = answer.and_then(|()| self.spawn());
@@ -255,6 +224,7 @@ impl Keeper {
             self.ending = false;
             return;
         }
+        self.end_besides();
         match std::mem::replace(&mut self.phase, Phase::Stopped) {
             Phase::Running(child) => {
                 let (signal, limit) = self.spec.launch.as_ref().map_or((Signal::TERM, 0), |launch| {
@@ -269,6 +239,9 @@ impl Keeper {
                 self.phase = Phase::Stopping { child, until, killed, replies };
             }
             Phase::Stopped | Phase::BackOff { .. } => {
+                if !self.besides.none() {
+                    kill_descendants(KILL_LIMIT);
+                }
                 self.publish();
                 let _ = reply.send(Body::State(self.shared.state()));
             }
@@ -276,14 +249,18 @@ impl Keeper {
     }
 
     fn on_time(&mut self) {
+        let now = Instant::now();
+        self.besides_on_time(now);
         match &mut self.phase {
+            Phase::BackOff { until, .. } if *until > now => {}
+            Phase::Stopping { until: Some(until), .. } if *until > now => {}
             Phase::BackOff { .. } => {
                 self.restarts += 1;
                 self.try_start();
             }
             Phase::Stopping { until, killed, .. } if !*killed => {
                 *killed = true;
-                *until = Some(Instant::now() + KILL_LIMIT);
+                *until = Some(now + KILL_LIMIT);
                 kill_descendants(KILL_LIMIT);
             }
             Phase::Stopping { child, until, replies, .. } => {
@@ -311,9 +288,22 @@ impl Keeper {
         self.phase = Phase::BackOff { until: Instant::now() + delay, problem };
     }
 
+    /// Starts a process of `launch`; opens what sockets it needs and are not open yet.
+    pub(super) fn spawn_process(&mut self, launch: &Launch, number: u64) -> Result<Child, ProtocolError> {
+        let failed = |message| ProtocolError { code: ErrorCode::StartFailed, message, versions: Vec::new() };
+        self.sockets.ensure(&launch.sockets).map_err(failed)?;
+        let others = self.others(None);
+        let Shared { reaper, output, .. } = &*self.shared;
+        let (sockets, dir) = (&self.sockets, self.dir.as_path());
+        spawn(launch, &Hands { reaper, output, number, sockets, dir, others: &others })
+    }
+
     fn spawn(&mut self) -> Result<(), ProtocolError> {
-        let Some(launch) = &self.spec.launch else { return Ok(()) };
-        let mut child = spawn(launch, &self.shared.reaper, &self.shared.output)?;
+        let Some(launch) = self.spec.launch.clone() else { return Ok(()) };
+        if self.besides.none() {
+            self.sockets.keep_only(&launch.sockets);
+        }
+        let mut child = self.spawn_process(&launch, self.number)?;
         child.info.restarts = self.restarts;
         self.record.process = Some(child.info.identity());
         // The session is on record already; without this line a next shim finds the process all the same.
@@ -323,18 +313,32 @@ impl Keeper {
         Ok(())
     }
 
+    /// The shim's processes but the one of that id, or all of them.
+    pub(super) fn others(&self, but: Option<u32>) -> Vec<Main> {
+        let current = match &self.phase {
+            Phase::Running(child) | Phase::Stopping { child, .. } => Some(Main::of(&child.info)),
+            Phase::Stopped | Phase::BackOff { .. } => None,
+        };
+        current.into_iter().chain(self.besides.mains()).filter(|main| Some(main.pid) != but).collect()
+    }
+
     fn ended(&mut self, ended: Ended) {
+        if self.beside_ended(ended) {
+            return;
+        }
         match std::mem::replace(&mut self.phase, Phase::Stopped) {
             Phase::Running(child) if child.info.pid == ended.pid => {
                 let ran = child.started.elapsed();
-                self.record_exit(&child, ended, false, false);
+                let _ = self.record_exit(&child, ended, false, false);
                 if self.spec.launch.as_ref().is_some_and(|launch| launch.counts_as_up(ran)) {
                     self.attempt = 0;
                 }
                 self.back_off(None);
             }
             Phase::Stopping { child, killed, replies, .. } if child.info.pid == ended.pid => {
-                self.record_exit(&child, ended, true, killed);
+                let _ = self.record_exit(&child, ended, true, killed);
+                // Stopped means that nothing of it runs.
+                kill_descendants(KILL_LIMIT);
                 self.publish();
                 for reply in replies {
                     let _ = reply.send(Body::State(self.shared.state()));
@@ -344,10 +348,17 @@ impl Keeper {
         }
     }
 
-    fn record_exit(&mut self, child: &Child, ended: Ended, requested: bool, killed: bool) {
+    /// Ends what belongs to a process that ended, and writes down how it did.
+    pub(super) fn record_exit(
+        &mut self,
+        child: &Child,
+        ended: Ended,
+        requested: bool,
+        killed: bool,
+    ) -> ExitRecord {
         // What the process left behind would hold its ports and its output.
-        kill_descendants(KILL_LIMIT);
-        self.shared.output.drain(DRAIN_LIMIT);
+        self.kill_tree(child);
+        self.shared.output.drain(child.number, DRAIN_LIMIT);
         let exit = ExitRecord {
             pid: child.info.pid,
             digest: child.info.digest,
@@ -358,30 +369,42 @@ impl Keeper {
             requested,
             killed,
         };
-        self.record.process = None;
+        self.record.process.take_if(|process| process.pid == child.info.pid);
         self.record.push(exit.clone());
         if let Err(error) = self.save_record() {
             eprintln!("upfleet-agent shim: could not record an exit: {error}");
         }
-        self.shared.output.announce(&Notice::Exited(exit));
+        self.shared.output.announce(&Notice::Exited(exit.clone()));
+        exit
     }
 
-    fn publish(&self) {
+    /// Kills a process with all that it has started, and no other.
+    pub(super) fn kill_tree(&self, child: &Child) {
+        let others = self.others(Some(child.info.pid));
+        if others.is_empty() {
+            kill_descendants(KILL_LIMIT);
+        } else {
+            tree::kill(Main::of(&child.info), &others, KILL_LIMIT);
+        }
+    }
+
+    /// Shows everybody how things stand.
+    pub(super) fn publish(&self) {
         let last_exit = self.record.exits.back().cloned();
-        let (state, file) = match &self.phase {
-            Phase::Stopped => (ProcessState::Stopped { last_exit }, None),
-            Phase::Running(child) => (ProcessState::Running(child.info.clone()), child.file),
-            Phase::Stopping { child, .. } => (ProcessState::Stopping(child.info.clone()), child.file),
+        let current = match &self.phase {
+            Phase::Stopped => View::of(ProcessState::Stopped { last_exit }),
+            Phase::Running(child) => View::running(child, ProcessState::Running(child.info.clone())),
+            Phase::Stopping { child, .. } => View::running(child, ProcessState::Stopping(child.info.clone())),
             Phase::BackOff { until, problem } => {
                 let until = now().after(until.saturating_duration_since(Instant::now()));
                 let problem = problem.clone();
-                (ProcessState::BackOff { last_exit, restarts: self.restarts, until, problem }, None)
+                View::of(ProcessState::BackOff { last_exit, restarts: self.restarts, until, problem })
             }
         };
-        self.shared.publish(state, file);
+        self.shared.publish(current, self.besides.view(), self.besides.draining());
     }
 
-    fn save_spec(&mut self, spec: Spec) -> Result<(), ProtocolError> {
+    pub(super) fn save_spec(&mut self, spec: Spec) -> Result<(), ProtocolError> {
         spec::write(&self.dir.join(spec::SPEC), &spec).map_err(|error| ProtocolError {
             code: ErrorCode::Storage,
             message: format!("could not write `{}`: {error}", self.dir.join(spec::SPEC).display()),
@@ -391,7 +414,7 @@ impl Keeper {
         Ok(())
     }
 
-    fn save_record(&self) -> io::Result<()> {
+    pub(super) fn save_record(&self) -> io::Result<()> {
         spec::write(&self.dir.join(spec::RECORD), &self.record)
     }
 }

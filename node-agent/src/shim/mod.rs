@@ -1,8 +1,8 @@
 //! The shim: a small process that is the parent of one component's process, for as long as that runs.
 //!
-//! It owns the process's output, restarts it with back-off, records how it ended, and serves a Unix socket
-//! to the agent. Agents come and go, and are upgraded; shims stay, each on the executable it was started
-//! from. A shim decides nothing about upgrades, opens no network and knows no controller.
+//! It owns the process's output and its listening sockets, restarts it with back-off, records how it ended, and
+//! serves a Unix socket to the agent. Agents come and go, and are upgraded; shims stay, each on the executable it
+//! was started from. A shim decides nothing about upgrades, speaks over no network and knows no controller.
 //!
 //! Its directory holds `lock` (two shims of one directory are impossible), `spec.json` (what to run, also
 //! after a reboot), `record.json` (the process and the last exits), `sock`, and `output.log`.
@@ -21,21 +21,32 @@
 //! A shim that is itself killed takes its ends of the process's pipes with it, so the next shim of the
 //! directory does not adopt that process: it ends what is left of the session and starts anew.
 //!
-//! **Room for handover.** Requests are versioned lines on a Unix stream socket, so a later version can pass
-//! listening sockets as `SCM_RIGHTS` with a `start` request; the shim would own them between launches.
+//! **Sockets.** They are opened before the first process that needs them and are given to each one in the manner of
+//! systemd's socket activation ([`pass`]); connections wait in them while no process runs. A shim that is killed takes
+//! its sockets with it, and connections are refused until the next one has opened them anew.
+//!
+//! **Handover.** A second process can be started beside the current one on the same sockets, and either takes its
+//! place or is dismissed (`beside`). Version 2 of the protocol has that; an older shim answers such a request with the
+//! versions it knows, and is replaced once nothing runs.
 //!
 //! **Lifeline.** Where `UPFLEET_LIFELINE_FD` names a descriptor, it is the read end of a pipe; at its end of
 //! file the shim kills the component and exits. Whoever starts a shim passes it as descriptor 0, so that no
 //! component inherits it.
 
+mod beside;
 pub(crate) mod child;
 mod keeper;
 mod leftovers;
+pub mod notify;
 mod output;
+pub mod pass;
 pub mod protocol;
 mod reaper;
 mod server;
+mod shared;
+mod sockets;
 pub mod spec;
+mod tree;
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
@@ -61,9 +72,10 @@ use rustix::{
 
 use child::STACK;
 pub use child::hash;
-use keeper::{Event, Keeper, Shared};
+use keeper::{Event, Keeper};
 use output::Output;
 use server::Server;
+use shared::Shared;
 
 /// Names the descriptor of the lifeline, see the module.
 pub const LIFELINE: &str = "UPFLEET_LIFELINE_FD";

@@ -2,7 +2,7 @@
 //! follows. A component that prints without end, or without line ends, costs neither memory nor its speed.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     fs::{self, File, OpenOptions},
     io::{Read, Write},
     os::unix::fs::OpenOptionsExt,
@@ -41,7 +41,8 @@ struct Inner {
     log_size: u64,
     log_limit: u64,
     followers: Vec<Follower>,
-    readers: u32,
+    /// How many pipes of each launch are still read.
+    readers: BTreeMap<u64, u32>,
 }
 
 struct Follower {
@@ -60,17 +61,18 @@ impl Output {
             log_size: 0,
             log_limit: u64::MAX,
             followers: Vec::new(),
-            readers: 0,
+            readers: BTreeMap::new(),
         };
         inner.open_log(&dir);
         Self { dir, inner: Mutex::new(inner), drained: Condvar::new() }
     }
 
-    /// Lines from here on belong to another launch.
-    pub fn begin_launch(&self, log_limit: u64) {
+    /// Processes from here on belong to another launch, and so do their lines.
+    pub fn begin_launch(&self, log_limit: u64) -> u64 {
         let mut inner = self.lock();
         inner.launch += 1;
         inner.log_limit = log_limit;
+        inner.launch
     }
 
     /// The last lines, oldest first.
@@ -97,53 +99,60 @@ impl Output {
         self.lock().announce(event);
     }
 
-    /// Adds a line.
-    fn push(&self, stderr: bool, bytes: &[u8]) {
+    /// Adds a line of that launch.
+    fn push(&self, launch: u64, stderr: bool, bytes: &[u8]) {
         let text = String::from_utf8_lossy(bytes).into_owned();
         let mut inner = self.lock();
         inner.write_log(&self.dir, &text);
         inner.announce(&Event::Line { stderr, text: text.clone() });
-        let launch = inner.launch;
         inner.lines.push_back((launch, text));
         if inner.lines.len() > LINES {
             inner.lines.pop_front();
         }
     }
 
-    /// Says that one more pipe is read; [`Output::read_all`] takes it back.
-    pub fn add_reader(&self) {
-        self.lock().readers += 1;
+    /// Says that one more pipe of that launch is read; [`Output::read_all`] takes it back.
+    pub fn add_reader(&self, launch: u64) {
+        *self.lock().readers.entry(launch).or_default() += 1;
     }
 
-    /// Reads a pipe to its end.
-    pub fn read_all(&self, stderr: bool, mut pipe: impl Read) {
+    /// Reads a pipe of that launch to its end.
+    pub fn read_all(&self, launch: u64, stderr: bool, mut pipe: impl Read) {
         let mut line = Vec::new();
         let mut buffer = [0; 8192];
         while let Ok(length @ 1..) = retry(|| pipe.read(&mut buffer)) {
             for byte in &buffer[..length] {
                 if *byte == b'\n' {
-                    self.push(stderr, &line);
+                    self.push(launch, stderr, &line);
                     line.clear();
                 } else {
                     line.push(*byte);
                     if line.len() >= MAX_LINE {
-                        self.push(stderr, &line);
+                        self.push(launch, stderr, &line);
                         line.clear();
                     }
                 }
             }
         }
         if !line.is_empty() {
-            self.push(stderr, &line);
+            self.push(launch, stderr, &line);
         }
-        self.lock().readers -= 1;
+        let mut inner = self.lock();
+        if let Some(left) = inner.readers.get_mut(&launch) {
+            *left -= 1;
+            if *left == 0 {
+                inner.readers.remove(&launch);
+            }
+        }
+        drop(inner);
         self.drained.notify_all();
     }
 
-    /// Waits until all pipes are read to their end, so that the last words are in `tail`.
-    pub fn drain(&self, limit: Duration) {
+    /// Waits until all pipes of that launch are read to their end, so that its last words are in `tail`.
+    pub fn drain(&self, launch: u64, limit: Duration) {
         let inner = self.lock();
-        let _ = self.drained.wait_timeout_while(inner, limit, |inner| inner.readers > 0);
+        let reads = |inner: &mut Inner| inner.readers.contains_key(&launch);
+        let _ = self.drained.wait_timeout_while(inner, limit, reads);
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -214,8 +223,9 @@ mod tests {
     }
 
     fn feed(output: &Output, bytes: &[u8]) {
-        output.add_reader();
-        output.read_all(false, bytes);
+        let launch = output.lock().launch;
+        output.add_reader(launch);
+        output.read_all(launch, false, bytes);
     }
 
     #[test]

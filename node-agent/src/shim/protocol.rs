@@ -9,13 +9,15 @@ use std::{fmt, time::Duration};
 use serde::{Deserialize, Serialize};
 use upfleet_domain::{digest::Digest, time::Time};
 
-use super::spec::Launch;
+use super::{notify::Notified, spec::Launch};
 use crate::processes::Identity;
 
-/// The versions this code speaks.
-pub const VERSIONS: &[u32] = &[1];
-/// The version in use.
+/// The versions this code speaks. From 2 on a shim keeps sockets and can run a process beside another.
+pub const VERSIONS: &[u32] = &[1, 2];
+/// The version in use, unless what is asked for needs a later one.
 pub const VERSION: u32 = 1;
+/// The first version with sockets and handover.
+pub const HANDOVER: u32 = 2;
 /// The longest request, in bytes.
 pub const MAX_REQUEST: usize = 256 * 1024;
 /// The longest answer a client reads, in bytes.
@@ -55,6 +57,30 @@ pub enum Op {
     Follow,
     /// Stop it and end the shim.
     Shutdown,
+    /// How the process and the one beside it stand. Since version 2, as is all that follows.
+    Both,
+    /// Start a process beside the one that runs, on the same sockets.
+    StartBeside {
+        /// What to run.
+        launch: Box<Launch>,
+    },
+    /// Make the process beside the current one the current one, and ask the other to finish and end. Answered when
+    /// that has ended; where nothing stands beside, when nothing drains any more.
+    Drain,
+    /// End the process beside the current one, which stays.
+    Dismiss,
+}
+
+impl Op {
+    /// The first version of the protocol that has it.
+    #[must_use]
+    pub fn version(&self) -> u32 {
+        match self {
+            Self::Both | Self::StartBeside { .. } | Self::Drain | Self::Dismiss => HANDOVER,
+            Self::Start { launch } | Self::Replace { launch } if launch.needs_sockets() => HANDOVER,
+            _ => VERSION,
+        }
+    }
 }
 
 /// A request.
@@ -95,10 +121,25 @@ pub enum Body {
     State(ProcessState),
     /// To `tail`.
     Lines(Vec<String>),
+    /// To `both`, `start_beside`, `drain`, `dismiss`.
+    Both(Both),
     /// During `follow`.
     Event(Event),
     /// It could not be done.
     Error(ProtocolError),
+}
+
+/// How the process stands, and the one beside it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Both {
+    /// The current one: what is started again when it ends.
+    pub current: ProcessState,
+    /// The one beside it, which is not started again when it ends; none where nothing was started beside it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub beside: Option<ProcessState>,
+    /// Those that were asked to finish and have not ended, by process id.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub draining: Vec<u32>,
 }
 
 /// Who serves the socket.
@@ -138,6 +179,8 @@ pub enum ErrorCode {
     Busy,
     /// Another process runs, or the shim is about to end.
     WrongState,
+    /// What runs can't have a process beside it.
+    CantStandBeside,
     /// The process could not be started.
     StartFailed,
     /// The component's file is not the expected one.
@@ -172,9 +215,34 @@ pub struct ProcessInfo {
     pub since: Time,
     /// How often it was restarted since the last `start`.
     pub restarts: u32,
+    /// The names of the sockets it was given.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sockets: Vec<String>,
+    /// What it has said of itself, where it was told where to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub notified: Option<Notified>,
 }
 
 impl ProcessInfo {
+    /// Whether it has said that it is ready, or what to tell people instead.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn ready(&self) -> Result<(), String> {
+        let Some(said) = &self.notified else {
+            return Err(format!("process {} was started before it was to say READY=1", self.pid));
+        };
+        let status =
+            if said.status.is_empty() { String::new() } else { format!("; it says `{}`", said.status) };
+        match said {
+            Notified { stopping: true, .. } => {
+                Err(format!("process {} has said STOPPING=1{status}", self.pid))
+            }
+            Notified { ready: true, .. } => Ok(()),
+            _ => Err(format!("process {} has not said READY=1{status}", self.pid)),
+        }
+    }
+
     /// The process as it can be told from all others.
     #[must_use]
     pub fn identity(&self) -> Identity {

@@ -27,11 +27,12 @@ use rustix::{
 
 use super::{
     child::STACK,
-    keeper::{Event, Shared},
+    keeper::Event,
     protocol::{
         Answer, Body, ErrorCode, Event as Notice, Hello, MAX_REQUEST, Op, ProtocolError, SOCKET, VERSIONS,
         parse_request,
     },
+    shared::Shared,
 };
 use crate::{formats, processes::Identity};
 
@@ -164,6 +165,10 @@ impl Server {
             Op::Replace { launch } => self.events.send(Event::Replace(launch, reply)),
             Op::Stop => self.events.send(Event::Stop(reply)),
             Op::Shutdown => self.events.send(Event::Shutdown(reply)),
+            Op::Both => return Body::Both(self.shared.both()),
+            Op::StartBeside { launch } => self.events.send(Event::StartBeside(launch, reply)),
+            Op::Drain => self.events.send(Event::Drain(reply)),
+            Op::Dismiss => self.events.send(Event::Dismiss(reply)),
             Op::Follow => return refusal(ErrorCode::Malformed, "follow has no answer"),
         };
         let answered = sent.ok().and_then(|()| answer.recv().ok());

@@ -19,7 +19,7 @@ use upfleet_domain::digest::Digest;
 
 use super::protocol::ExitRecord;
 use crate::{
-    config::StopSignal,
+    config::{Listen, StopSignal},
     damage,
     formats::{self, Number, SHIM_SPEC},
     processes::Identity,
@@ -43,6 +43,23 @@ pub struct Input {
     pub path: PathBuf,
     /// SHA-256 of what it must be.
     pub digest: Digest,
+}
+
+/// A listening socket that the shim keeps for its processes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SocketSpec {
+    /// What a process finds it by.
+    pub name: String,
+    /// Where it listens.
+    pub listen: Listen,
+    /// Permissions of a Unix socket's file.
+    pub mode: u32,
+    /// Its owner, by name or number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
+    /// Its group, by name or number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
 }
 
 /// Everything that is needed to run the component's process.
@@ -78,9 +95,31 @@ pub struct Launch {
     /// The most data that a process of it may have, in bytes; 0 for no limit.
     #[serde(default)]
     pub memory_max: u64,
+    /// The sockets that the process is given, in this order from descriptor 3 on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sockets: Vec<SocketSpec>,
+    /// Whether it is told where to say `READY=1`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub notify: bool,
+    /// Asks the process before this one, in a handover, to finish; `stop_signal` where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain_signal: Option<StopSignal>,
+    /// How long that one may take to, in milliseconds.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub drain_timeout_ms: u64,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 impl Launch {
+    /// Whether only a shim that keeps sockets can start it.
+    #[must_use]
+    pub fn needs_sockets(&self) -> bool {
+        !self.sockets.is_empty() || self.notify
+    }
+
     /// The wait before restart number `attempt`, which counts from 0.
     #[must_use]
     pub fn delay(&self, attempt: u32) -> Duration {
@@ -337,6 +376,10 @@ mod tests {
             restart_delay_max_ms: 30_000,
             log_size: 1,
             memory_max: 0,
+            sockets: vec![],
+            notify: false,
+            drain_signal: None,
+            drain_timeout_ms: 0,
         };
         let waits: Vec<u128> =
             [0, 1, 2, 6, 7, 63, 64, u32::MAX].map(|n| launch.delay(n).as_millis()).to_vec();

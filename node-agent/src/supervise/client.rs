@@ -11,9 +11,7 @@ use tokio::{
 };
 
 use crate::shim::{
-    protocol::{
-        Answer, Body, ErrorCode, Event, MAX_ANSWER, Op, ProcessState, ProtocolError, Request, VERSION,
-    },
+    protocol::{Answer, Body, ErrorCode, Event, MAX_ANSWER, Op, ProcessState, ProtocolError, Request},
     socket_path,
 };
 
@@ -61,7 +59,7 @@ async fn open(dir: &Path, op: Op) -> Result<BufReader<UnixStream>, CallError> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let dir = rustix::fs::open(dir, flags, Mode::empty()).map_err(|error| CallError::NoShim(error.into()))?;
     let mut stream = UnixStream::connect(socket_path(&dir)).await.map_err(CallError::NoShim)?;
-    let request = serde_json::to_vec(&Request { v: VERSION, op });
+    let request = serde_json::to_vec(&Request { v: op.version(), op });
     let mut line = request.map_err(|error| CallError::Broken(error.into()))?;
     line.push(b'\n');
     stream.write_all(&line).await.map_err(CallError::Broken)?;

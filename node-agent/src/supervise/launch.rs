@@ -5,16 +5,17 @@ use std::{path::PathBuf, time::Duration};
 use upfleet_domain::{digest::Digest, release::Kind};
 
 use crate::{
-    config::{ComponentConfig, RunConfig},
+    config::{Activate, ComponentConfig, ProbeKind, RunConfig, SocketConfig},
     processes::environment,
-    shim::spec::Launch,
+    shim::spec::{Launch, SocketSpec},
 };
 
 impl Launch {
     /// What the configuration says to run; with `expect`, only if the component's file has that digest.
     #[must_use]
     pub fn of(component: &ComponentConfig, expect: Option<Digest>) -> Self {
-        let RunConfig { command, cwd, stop_signal, stop_timeout, log_size, memory_max, .. } = &component.run;
+        let RunConfig { command, cwd, stop_signal, stop_timeout, log_size, memory_max, sockets, .. } =
+            &component.run;
         let path = component.path.to_string_lossy();
         let mut argv = expand(command, &path);
         if argv.is_empty() {
@@ -23,6 +24,7 @@ impl Launch {
         // Of a directory, what runs is the program: the executor has seen that the directory is the right one.
         let directory = component.kind == Kind::Files;
         let file = if directory { PathBuf::from(&argv[0]) } else { component.path.clone() };
+        let handover = component.run.activate == Activate::Handover;
         let mut env = environment();
         env.extend(component.run.env.clone());
         Self {
@@ -39,7 +41,21 @@ impl Launch {
             restart_delay_max_ms: millis(component.run.restart_delay_max),
             log_size: *log_size,
             memory_max: memory_max.unwrap_or(0),
+            sockets: sockets.iter().map(socket).collect(),
+            notify: component.probes.iter().any(|probe| probe.kind == ProbeKind::Notify),
+            drain_signal: handover.then(|| component.run.drain_signal()),
+            drain_timeout_ms: if handover { millis(component.run.drain_timeout) } else { 0 },
         }
+    }
+}
+
+fn socket(config: &SocketConfig) -> SocketSpec {
+    SocketSpec {
+        name: config.name.clone(),
+        listen: config.listen.clone(),
+        mode: config.file_mode().0,
+        owner: config.owner.clone(),
+        group: config.group.clone(),
     }
 }
 

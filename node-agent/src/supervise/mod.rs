@@ -5,6 +5,7 @@
 //! decided elsewhere. Unix sockets are all it opens: no network.
 
 mod client;
+mod handover;
 mod launch;
 mod outside;
 pub mod own_unit;
@@ -24,8 +25,8 @@ use upfleet_domain::{
 };
 
 pub use crate::shim::{
-    protocol::{Event, ExitRecord, ProcessInfo, ProcessState as ProcessStateInfo},
-    spec::{Input, Launch},
+    protocol::{Both, Event, ExitRecord, ProcessInfo, ProcessState as ProcessStateInfo},
+    spec::{Input, Launch, SocketSpec},
 };
 use crate::{
     config::{ComponentConfig, RunMode},
@@ -70,6 +71,7 @@ struct Inner {
     component: ComponentId,
     mode: RunMode,
     stop_timeout: Duration,
+    drain_timeout: Duration,
     dir: PathBuf,
     program: PathBuf,
     unit: Option<systemd::Unit>,
@@ -105,6 +107,7 @@ impl Supervisor {
             component: component.name.clone(),
             mode: component.run.mode,
             stop_timeout: component.run.stop_timeout,
+            drain_timeout: component.run.drain_timeout,
             dir: shim_dir(state_dir, &component.name),
             program: program.to_owned(),
             unit,
@@ -146,6 +149,7 @@ impl Supervisor {
             return unit.start(launch).await;
         }
         self.ensure_shim().await?;
+        self.renew_shim(launch).await?;
         let op = Op::Start { launch: Box::new(launch.clone()) };
         match call(&self.inner.dir, op, START).await {
             Ok(Body::State(ProcessStateInfo::Running(info))) => Ok(info),

@@ -61,7 +61,7 @@ impl Drop for Guard {
 }
 
 /// Says past the capture of output that a test can't run here.
-fn skipped(test: &str, why: &str) {
+pub fn skipped(test: &str, why: &str) {
     let mut tty = std::io::stderr().lock();
     let _ = writeln!(tty, "skipped: {test}: {why}");
 }

@@ -7,6 +7,7 @@ mod disk;
 mod files;
 mod files_crash;
 mod files_support;
+mod handover;
 mod hostile;
 mod inputs;
 mod releases;

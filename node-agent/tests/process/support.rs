@@ -44,6 +44,11 @@ impl Fixture {
         Self { dir, config, supervisor }
     }
 
+    /// Makes the supervisor follow a changed configuration.
+    pub fn refresh(&mut self) {
+        self.supervisor = Supervisor::with_program(self.dir.path(), &self.config, Path::new(AGENT));
+    }
+
     /// A component that is a shell script.
     pub fn script(run: &str, script: &str) -> Self {
         let fixture = Self::new(run);

@@ -211,6 +211,8 @@ fn info(known: Known, restarts: u32) -> ProcessInfo {
         stack: known.stack,
         since: Time(since),
         restarts,
+        sockets: Vec::new(),
+        notified: None,
     }
 }
 
