@@ -45,11 +45,17 @@ pub enum Verdict {
 }
 
 /// What is to be done about a new agent that has not been acknowledged yet.
+///
+/// `last_words`: what it wrote last before it ended; empty where nobody knows.
 #[must_use]
-pub fn judge(rules: &Rules, seen: &Seen) -> Verdict {
+pub fn judge(rules: &Rules, seen: &Seen, last_words: &str) -> Verdict {
     if seen.starts > rules.starts {
         let limit = rules.starts;
-        return put_back(format!("it was started {limit} times and ended each time before it had reported"));
+        let problem = format!("it was started {limit} times and ended each time before it had reported");
+        return put_back(match last_words {
+            "" => problem,
+            words => format!("{problem}, saying `{words}` last"),
+        });
     }
     if let Some(memory) = seen.memory.filter(|memory| rules.memory_max > 0 && *memory > rules.memory_max) {
         let most = rules.memory_max >> 20;
@@ -105,11 +111,11 @@ mod tests {
             (seen(4, 1, None), false),
             (seen(1, 1, Some((1 << 30) + 1)), false),
         ] {
-            assert_eq!(judge(&RULES, &seen) == Verdict::Watch, stays, "{seen:?}");
+            assert_eq!(judge(&RULES, &seen, "") == Verdict::Watch, stays, "{seen:?}");
         }
-        assert_eq!(judge(&RULES, &seen(1, 600, None)), Verdict::Try);
+        assert_eq!(judge(&RULES, &seen(1, 600, None), ""), Verdict::Try);
         let unbound = Rules { memory_max: 0, ..RULES };
-        assert_eq!(judge(&unbound, &seen(1, 1, Some(u64::MAX))), Verdict::Watch);
+        assert_eq!(judge(&unbound, &seen(1, 1, Some(u64::MAX)), ""), Verdict::Watch);
     }
 
     #[test]
@@ -118,7 +124,7 @@ mod tests {
         assert_eq!(reason.code, ReasonCode::AgentPutBack);
         let watched = overdue(&RULES, Err("429".to_owned())).unwrap();
         assert_eq!(watched, Duration::from_secs(540));
-        assert_eq!(judge(&RULES, &Seen { watched, ..seen(1, 0, None) }), Verdict::Watch);
+        assert_eq!(judge(&RULES, &Seen { watched, ..seen(1, 0, None) }, ""), Verdict::Watch);
         let short = Rules { deadline: Duration::from_secs(8), ..RULES };
         assert_eq!(overdue(&short, Err(String::new())).unwrap(), Duration::from_secs(6));
     }

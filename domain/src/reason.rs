@@ -250,6 +250,7 @@ reasons! {
     HeldBefore = "HELD_BEFORE", Information, Controller, "waits before {phase} for a further order";
     Activating = "ACTIVATING", Information, Agent, "{step}";
     Probing = "PROBING", Information, Agent, "probe passed {passed} of {needed} times in a row";
+    AgentReporting = "AGENT_REPORTING", Information, Controller, "the new agent runs and waits for the controller to acknowledge it";
     Soaking = "SOAKING", Information, Agent, "healthy; watched for {soak}";
     Draining = "DRAINING", Information, Agent, "the new process is healthy; the old one finishes what it has begun, for at most {limit}";
     Committing = "COMMITTING", Information, Agent, "healthy; removes states beyond the kept ones";

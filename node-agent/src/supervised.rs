@@ -13,6 +13,7 @@ use std::{
 
 use rustix::process::Signal;
 use tokio::{
+    io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     process::{Child, Command},
     signal::unix::{SignalKind, signal},
     time::Instant,
@@ -33,6 +34,8 @@ const DELAY_MAX: Duration = Duration::from_secs(30);
 const UP: Duration = Duration::from_secs(60);
 /// How long an agent may take to end when the parent is asked to.
 const END: Duration = Duration::from_secs(60);
+/// How much of a line is passed on at once, in bytes.
+const MOST_LINE: u64 = 64 * 1024;
 /// How long counting a start may take: a file is hashed.
 const COUNT: Duration = Duration::from_secs(60);
 
@@ -195,14 +198,24 @@ impl Parent {
             self.count().await;
         }
         let mut command = self.command(&self.program);
+        let on_trial = self.markers.is_set();
+        if on_trial {
+            command.stderr(Stdio::piped());
+        }
         command.arg("run").args(&self.arguments).env(PARENT, std::process::id().to_string());
-        let child = match command.spawn() {
+        let mut child = match command.spawn() {
             Ok(child) => child,
             Err(error) => {
                 tracing::error!(program = %self.program.display(), %error, "the agent could not be started");
+                if on_trial {
+                    self.markers.note_last_words(&error.to_string());
+                }
                 return None;
             }
         };
+        if let Some(output) = child.stderr.take() {
+            tokio::spawn(listen(output, self.markers.clone()));
+        }
         let noted = child.id().map(|pid| Identity::of(pid).and_then(|child| self.markers.note_child(&child)));
         if let Some(Err(error)) = noted {
             tracing::error!(%error, "which process is the agent could not be written down");
@@ -249,6 +262,26 @@ impl Parent {
                 let _ = child.kill().await;
             }
         }
+    }
+}
+
+/// Passes on what a new agent writes, and keeps the last line of it: if it is put back, that is most often why.
+async fn listen(output: impl AsyncRead + Unpin, markers: Markers) {
+    let (mut output, mut last) = (BufReader::new(output), Vec::new());
+    loop {
+        let mut line = Vec::new();
+        // A line without an end is passed on in parts.
+        match (&mut output).take(MOST_LINE).read_until(b'\n', &mut line).await {
+            Ok(1..) => {}
+            Ok(0) | Err(_) => break,
+        }
+        let _ = tokio::io::stderr().write_all(&line).await;
+        if !line.trim_ascii().is_empty() {
+            last = line;
+        }
+    }
+    if markers.is_set() {
+        markers.note_last_words(String::from_utf8_lossy(&last).trim());
     }
 }
 

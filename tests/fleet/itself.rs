@@ -65,12 +65,13 @@ async fn an_agent_that_can_t_show_what_it_can_is_not_switched_in() {
 async fn an_agent_that_ends_at_once_is_put_back() {
     let fleet = fleet(1).await;
     let before = shim_of(&fleet, "n1");
-    let bad = faked(&itself::current(fleet.dir()), "exit 1");
+    let bad = faked(&itself::current(fleet.dir()), "echo 'cannot open shared object' >&2; exit 1");
     fleet.api.publish_agent("9.1.0", 2, &bad).await;
     let rollout = fleet.api.start(fleet.spec_of(AGENT, "9.1.0")).await;
     let upgrade = fleet.api.reach_upgrade(&rollout, "n1", UpgradeState::RolledBack).await;
     let reason = upgrade.reason.unwrap();
     assert!(reason.message.contains("started 3 times"), "{reason:?}");
+    assert!(reason.message.contains("saying `cannot open shared object`"), "{reason:?}");
     assert_eq!(shim_of(&fleet, "n1"), before);
     eventually("the watch to end", || (!marker(&fleet, "n1").exists()).then_some(()));
 }

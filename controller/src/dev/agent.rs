@@ -5,6 +5,11 @@ use std::{fs, path::Path};
 use super::app::COMPONENT;
 use crate::cli::failure::{Failure, Result};
 
+/// The component that is the agent itself.
+pub(super) const AGENT: &str = "upfleet-agent";
+/// Where its file lies, in the node's directory.
+pub(super) const AGENT_FILE: &str = "bin/upfleet-agent";
+
 /// What the agents of a fleet look after.
 #[derive(Clone, Debug)]
 pub(super) enum Components {
@@ -31,7 +36,7 @@ impl Components {
         let head =
             format!("# Written by `upfleet dev`.\nstate_dir = \"{root}/state\"\nrun_dir = \"{root}/run\"\n");
         let components = match self {
-            Self::Demo => demo(),
+            Self::Demo => demo() + &itself(),
             Self::Own(text) => text.clone(),
         };
         let port = port.to_string();
@@ -64,6 +69,24 @@ failures = 2
 [component.health]
 soak = "1s"
 start_deadline = "10s"
+"#
+    )
+}
+
+/// The agent as a component, so that `upfleet-agent` can be rolled out to the fleet as well.
+fn itself() -> String {
+    format!(
+        r#"
+[[component]]
+name = "{AGENT}"
+path = "{{root}}/{AGENT_FILE}"
+kind = "agent"
+
+[component.health]
+soak = "1s"
+
+[component.guard]
+deadline = "1m"
 "#
     )
 }

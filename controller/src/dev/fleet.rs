@@ -1,9 +1,9 @@
 //! The dev fleet itself: controller, agents, releases, and the context that leads to it.
 
 use std::{
-    fs,
+    fs, io,
     net::{Ipv4Addr, TcpListener},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
@@ -12,7 +12,7 @@ use tokio::{sync::watch, task::JoinSet, time::sleep};
 use upfleet_api::v1;
 
 use super::{
-    agent::Components,
+    agent::{AGENT, AGENT_FILE, Components},
     app::{COMPONENT, FIRST, OTHERS, Version, beside},
     child::{Child, Household, Program, last_lines},
     context::{CONTEXT, DevContext},
@@ -295,7 +295,8 @@ impl Fleet {
         while let Some(enrolled) = enrolling.join_next().await {
             let (name, config) = enrolled
                 .map_err(|error| Failure::new(Exit::Internal, "could not enroll").because(&error))??;
-            self.keep(&name, self.agent.clone(), &["run", "--config", &config])?;
+            let executable = Path::new(&config).join(AGENT_FILE);
+            self.keep(&name, executable, &["run", "--supervised", "--config", &config])?;
         }
         Ok(())
     }
@@ -306,7 +307,10 @@ impl Fleet {
         let place = &self.household.place;
         let short = node.name.trim_start_matches("demo-");
         let root = place.directory(&format!("a{short}"))?;
-        place.directory(&format!("a{short}/app"))?;
+        for sub in ["app", "bin"] {
+            place.directory(&format!("a{short}/{sub}"))?;
+        }
+        self.place_agent(&root.join(AGENT_FILE))?;
         if matches!(self.components, Components::Demo) {
             let app = root.join("app").join(COMPONENT);
             let first = self.release_file(FIRST.version);
@@ -319,11 +323,23 @@ impl Fleet {
         Ok(root)
     }
 
+    /// Gives a node an agent of its own, which can be replaced: another name of one file, since builds are large.
+    fn place_agent(&self, path: &Path) -> Result<()> {
+        let shared = self.household.place.root().join(AGENT);
+        let placed = || -> io::Result<()> {
+            if !shared.exists() && fs::hard_link(&self.agent, &shared).is_err() {
+                fs::copy(&self.agent, &shared)?;
+            }
+            fs::hard_link(&shared, path)
+        };
+        placed().map_err(|error| Failure::io("write", path, &error))
+    }
+
     /// Waits until every agent has said what it has, then rolls the first release out to all at once: its bytes
     /// are in place already, so that nothing is fetched and the service is only started and watched.
     async fn adopt_first(&self, client: &Client) -> Result<()> {
         self.wait_for_nodes(client, |node| {
-            node.online && node.components.iter().any(|c| c.current.is_some())
+            node.online && demo(node).is_some_and(|component| component.current.is_some())
         })
         .await?;
         let all = v1::NodeCount { value: Some(v1::node_count::Value::Percent(100)) };
@@ -351,7 +367,7 @@ impl Fleet {
         let start = v1::StartRolloutRequest { name: name.clone(), etag: String::new() };
         client.rollouts().start_rollout(start).await?;
         self.wait_for_nodes(client, |node| {
-            let Some(component) = node.components.first() else { return false };
+            let Some(component) = demo(node) else { return false };
             component.pid != 0 && render::component_state(component.current.as_ref()) == FIRST.version
         })
         .await?;
@@ -449,4 +465,9 @@ async fn wait_for_orphans() -> bool {
             Err(_) => return false,
         }
     }
+}
+
+/// What a node says of the demo service.
+pub(super) fn demo(node: &v1::Node) -> Option<&v1::NodeComponent> {
+    node.components.iter().find(|component| component.component == COMPONENT)
 }

@@ -15,7 +15,7 @@ use upfleet_api::v1::{self, UpgradeState, rollout::State};
 use super::{
     app::{COMPONENT, FIRST},
     context::CONTEXT,
-    fleet::Fleet,
+    fleet::{Fleet, demo},
 };
 use crate::{
     cli::{
@@ -161,7 +161,7 @@ async fn look_at_nodes(client: &Client, fleet: &Fleet, ending: &Ending) -> Resul
     let request = v1::ListNodesRequest { page_size: 1000, ..Default::default() };
     let nodes = client.nodes().list_nodes(request).await?.into_inner().nodes;
     let runs = |node: &v1::Node| {
-        node.components.iter().all(|component| hex(component.running_digest.as_ref()) == expected)
+        demo(node).is_some_and(|component| hex(component.running_digest.as_ref()) == expected)
     };
     let mut answers = Vec::new();
     for node in &fleet.nodes {

@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     reason::{Reason, ReasonCode},
+    release::Kind,
     time::Time,
 };
 
@@ -203,6 +204,9 @@ impl Watch {
     /// The reason of a probe that has to pass more often than it did.
     #[must_use]
     pub fn passed(passed: u32, policy: &Policy) -> Reason {
+        if policy.kind == Kind::Agent {
+            return Reason::new(ReasonCode::AgentReporting);
+        }
         let needed = policy.probes.iter().map(|probe| probe.successes.max(1)).max().unwrap_or(1);
         Reason::new(ReasonCode::Probing).with("passed", passed).with("needed", needed)
     }

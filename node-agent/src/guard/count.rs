@@ -28,9 +28,10 @@ pub fn count(state_dir: &Path) -> Result<(), GuardError> {
         return Ok(());
     }
     crash::point("guard.counts");
+    let words = markers.last_words();
     let counted = markers.change(|marker| {
         marker.starts = marker.starts.saturating_add(1);
-        if let Verdict::PutBack(reason) = guard::judge(&marker.rules(), &marker.seen()) {
+        if let Verdict::PutBack(reason) = guard::judge(&marker.rules(), &marker.seen(), &words) {
             marker.put_back = Some(reason);
         }
     });

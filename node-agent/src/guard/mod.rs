@@ -105,7 +105,7 @@ impl Guard {
                 marker.watched_ms = watched;
                 let memory = self.ward.memory(&self.markers).await;
                 let seen = guard::Seen { memory, ..marker.seen() };
-                match guard::judge(&marker.rules(), &seen) {
+                match guard::judge(&marker.rules(), &seen, &self.markers.last_words()) {
                     Verdict::Watch => {}
                     Verdict::Try => self.overdue(&marker).await?,
                     Verdict::PutBack(reason) => self.decide(reason)?,
@@ -187,6 +187,10 @@ impl Guard {
         crash::point("guard.restored");
         self.ward.restart(&self.markers, marker.old).await;
         crash::point("guard.restarted");
+        // Until the old agent has said what became of it: whoever keeps it would only start another guard.
+        while self.markers.is_set() {
+            tokio::time::sleep(EVERY).await;
+        }
         Ok(())
     }
 }

@@ -37,6 +37,10 @@ pub const LAST_GOOD: &str = "last-good";
 const GUARD_LOCK: &str = "guard.lock";
 /// Held while the marker is changed.
 const LOCK: &str = "lock";
+/// What a new agent that has ended wrote last.
+const LAST_WORDS: &str = "last-words";
+/// How many characters of it are told.
+const MOST_WORDS: usize = 300;
 /// The process that `run --supervised` has started last.
 const CHILD: &str = "child.json";
 
@@ -152,6 +156,7 @@ impl Markers {
     pub fn set(&self, marker: &Marker) -> io::Result<()> {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;
         let _lock = self.lock()?;
+        let _ = fs::remove_file(self.dir.join(LAST_WORDS));
         let temporary = self.dir.join(".last-good.tmp");
         let _ = fs::remove_file(&temporary);
         symlink(Place::new(&marker.component, &marker.path).version(&marker.old), &temporary)?;
@@ -189,7 +194,7 @@ impl Markers {
             return Ok(());
         }
         let _lock = self.lock()?;
-        for path in [self.path(), self.path().with_extension("spare")] {
+        for path in [self.path(), self.path().with_extension("spare"), self.dir.join(LAST_WORDS)] {
             match fs::remove_file(path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
@@ -225,6 +230,19 @@ impl Markers {
     #[must_use]
     pub fn child(&self) -> Option<Identity> {
         spec::read::<Child>(&self.dir.join(CHILD)).ok()?.process
+    }
+
+    /// Keeps what a new agent wrote before it ended. Without room for it, nobody will know.
+    pub fn note_last_words(&self, line: &str) {
+        let line: String = line.chars().filter(|c| !c.is_control()).take(MOST_WORDS).collect();
+        let _ = fs::write(self.dir.join(LAST_WORDS), line);
+    }
+
+    /// What a new agent wrote before it ended; empty where nothing is known.
+    #[must_use]
+    pub fn last_words(&self) -> String {
+        let text = fs::read_to_string(self.dir.join(LAST_WORDS)).unwrap_or_default();
+        text.chars().filter(|c| !c.is_control()).take(MOST_WORDS).collect()
     }
 
     fn write(&self, marker: &Marker) -> io::Result<()> {

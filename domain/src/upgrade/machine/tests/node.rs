@@ -25,7 +25,7 @@ use crate::{
         policy::Policy,
         preflight::Facts,
         record::Record,
-        recover::Found,
+        recover::{Found, Reverted},
         step::{Answer, Failure, Probed, Process, Step, StepKind},
         table,
     },
@@ -161,6 +161,8 @@ pub(super) struct Node {
     /// What runs before an upgrade is unhealthy.
     pub(super) broken_baseline: bool,
     pub(super) damaged: BTreeSet<Digest>,
+    /// What a guard has put away.
+    pub(super) reverted: Option<Reverted>,
     /// Steps by name that fail with the given code, each once.
     pub(super) faults: Vec<(&'static str, ReasonCode)>,
     pub(super) work: VecDeque<(u64, Step)>,
@@ -196,6 +198,7 @@ impl Node {
             unhealthy: BTreeSet::new(),
             broken_baseline: false,
             damaged: BTreeSet::new(),
+            reverted: None,
             faults: vec![],
             work: VecDeque::new(),
             done: vec![],
@@ -277,7 +280,8 @@ impl Node {
                 assert_eq!(self.installed, Some(*digest));
                 self.versions.insert(*digest);
             }
-            StepKind::Trial { .. } | StepKind::Arm { .. } => unreachable!("of the agent itself"),
+            // What they do is the agent's own matter; here they are asked for in time, or fail.
+            StepKind::Trial { .. } | StepKind::Arm { .. } => {}
             StepKind::Swap { digest } | StepKind::SwapBack { digest } => {
                 assert!(self.versions.contains(digest), "switched to what is not there");
                 self.installed = Some(*digest);
@@ -403,7 +407,7 @@ impl Node {
             changes: Vec::new(),
             process: self.process.clone(),
             health: None,
-            reverted: None,
+            reverted: self.reverted.clone(),
         }
     }
 
