@@ -1,7 +1,8 @@
 //! Crash points: places where a test can kill the agent. Without the feature `crash-points` they are nothing.
 //!
 //! `UPFLEET_CRASH_AT=<point>:<n>` kills the process, as `kill -9` would, when it comes to that point for the
-//! n-th time; `UPFLEET_STOP_AT` stops it there, as `kill -STOP` would, until somebody continues it. Every name is in [`POINTS`] or [`STACK_POINTS`], so that a test can walk them all.
+//! n-th time; `UPFLEET_STOP_AT` stops it there, as `kill -STOP` would, until somebody continues it. Every name is in one of
+//! the lists below, so that a test can walk them all.
 
 /// Every point, in the order in which an upgrade comes to them.
 pub const POINTS: &[&str] = &[
@@ -75,6 +76,24 @@ pub const STACK_POINTS: &[&str] = &[
 pub const TREE_POINTS: &[&str] =
     &["stage.unpacked", "stage.recorded", "backup.recorded", "switch.carried", "switch.recorded"];
 
+/// Those that only an upgrade of the agent itself comes to, in the old agent, its guard, or the new agent.
+pub const ITSELF_POINTS: &[&str] = &[
+    "step.try-out.before",
+    "step.try-out.after",
+    "step.set-the-guard.before",
+    "itself.marked",
+    "guard.watches",
+    "itself.guarded",
+    "step.set-the-guard.after",
+    "itself.hands-over",
+    "guard.counts",
+    "guard.counted",
+    "guard.decided",
+    "guard.restored",
+    "guard.restarted",
+    "itself.tidies",
+];
+
 /// The environment variable that names the point.
 pub const VARIABLE: &str = "UPFLEET_CRASH_AT";
 
@@ -99,7 +118,7 @@ pub fn point(name: &str) {
     }
     static AIMS: OnceLock<Vec<Aim>> = OnceLock::new();
     debug_assert!(
-        [POINTS, STACK_POINTS, TREE_POINTS].iter().any(|points| points.contains(&name)),
+        [POINTS, STACK_POINTS, TREE_POINTS, ITSELF_POINTS].iter().any(|points| points.contains(&name)),
         "crash point `{name}` is not listed"
     );
     let aims = AIMS.get_or_init(|| {

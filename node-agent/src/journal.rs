@@ -25,6 +25,7 @@ use upfleet_domain::{
 
 use crate::{
     crash, damage,
+    fault::{self, Fault},
     formats::{self, JOURNAL, Number},
 };
 
@@ -123,6 +124,9 @@ impl Journal {
     }
 
     fn find(path: &Path, component: &ComponentId) -> Result<Opened, JournalError> {
+        if fault::is(Fault::OlderFormat) {
+            return Err(JournalError::TooNew { path: path.to_owned(), found: JOURNAL.number });
+        }
         let bytes = match std::fs::read(path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {

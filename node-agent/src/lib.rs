@@ -12,6 +12,7 @@ pub mod download;
 pub mod enroll;
 pub mod error;
 pub mod exec;
+pub mod fault;
 pub mod formats;
 pub mod guard;
 pub mod identity;

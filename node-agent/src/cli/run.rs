@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Done, Exit, Failure, Global, logging};
 use crate::{
+    fault::{self, When},
     itself::keeper,
     run::{self, RunError},
     shim::LIFELINE,
@@ -29,6 +30,7 @@ impl Run {
             return supervise(global);
         }
         end_with_parent();
+        fault::begin(When::Run);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             // An agent waits most of the time; what is heavy has threads of its own.
             .worker_threads(2)

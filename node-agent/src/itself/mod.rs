@@ -198,7 +198,8 @@ impl World for Itself {
         let Some(keeper) = &self.own.keeper else {
             return Err(Self::unguarded("nobody starts this agent again when it ends".to_owned()).into());
         };
-        let deadline = self.guard.deadline.max(soak.saturating_add(MARGIN));
+        // A rollout may ask for a longer soak time than the node's own, which leaves room in the deadline.
+        let deadline = self.guard.deadline.max(soak.saturating_add(MARGIN.min(self.guard.deadline / 2)));
         let marker = Marker {
             component: self.config.name.clone(),
             path: self.config.path.clone(),

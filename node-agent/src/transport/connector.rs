@@ -5,6 +5,7 @@ use tonic::transport::Channel;
 use super::tls::{self, ConnectError};
 use crate::{
     config::ControllerConfig,
+    fault::{self, Fault},
     identity::{Identities, Identity},
 };
 
@@ -58,6 +59,9 @@ impl Connector {
     /// # Errors
     /// [`ConnectError`].
     pub async fn connect_as(&self, identity: &Identity) -> Result<Channel, ConnectError> {
+        if fault::is(Fault::NoConnection) {
+            return std::future::pending().await;
+        }
         let config = tls::client_config(identity).map_err(ConnectError::Tls)?;
         tls::connect(&self.controller.address, self.controller.expected_name(), config).await
     }

@@ -7,7 +7,13 @@ use std::{
     process::Command,
 };
 
-use super::process::{binary, run};
+use upfleet_agent::processes;
+use upfleet_domain::digest::Digest;
+
+use super::{
+    node::Node,
+    process::{binary, run},
+};
 
 /// The component that is the agent.
 pub const AGENT: &str = "upfleet-agent";
@@ -31,4 +37,55 @@ fn stripped(program: &Path, to: &Path) -> PathBuf {
         fs::rename(temporary, to).unwrap();
     }
     to.to_owned()
+}
+
+/// The marker of an upgrade of the node's agent.
+pub fn marker(node: &Node) -> PathBuf {
+    node.dir().join("state/itself/marker.json")
+}
+
+/// Where the node's agent is run from.
+pub fn place(node: &Node) -> PathBuf {
+    node.dir().join("bin").join(AGENT)
+}
+
+/// SHA-256 of what lies in the agent's place.
+pub fn installed(node: &Node) -> Option<Digest> {
+    fs::read(place(node)).ok().map(|bytes| Digest::of(&bytes))
+}
+
+/// Whether the agent that runs is the file that lies in its place.
+pub fn runs_installed(node: &Node) -> bool {
+    let lies = fs::metadata(place(node)).ok().as_ref().map(processes::FileId::of);
+    let runs = node.find_own_agent().and_then(processes::executable);
+    lies.is_some() && lies == runs
+}
+
+/// The node's processes that are agents in one way or another, each with its command line: parents, agents, guards,
+/// trials; no shims.
+pub fn processes_of(node: &Node) -> Vec<(u32, String)> {
+    let directory = node.dir().join("etc").display().to_string();
+    let line = |pid: u32| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        line.split(' ').any(|word| word == directory).then(|| (pid, line.trim().to_owned()))
+    };
+    processes::all()
+        .into_iter()
+        .filter(|(_, stat)| stat.is_running())
+        .filter_map(|(pid, _)| line(pid))
+        .collect()
+}
+
+/// What of those is left besides one parent and one agent.
+pub fn strays(node: &Node) -> Vec<(u32, String)> {
+    let mut all = processes_of(node);
+    let mut spare = |wanted: &dyn Fn(&str) -> bool| {
+        if let Some(at) = all.iter().position(|(_, line)| wanted(line)) {
+            all.remove(at);
+        }
+    };
+    spare(&|line| line.contains(" run --supervised"));
+    spare(&|line| line.ends_with(" run") || line.contains(" run --log"));
+    all
 }

@@ -1,6 +1,7 @@
 //! What whole-fleet tests are made of: processes, releases, a client, and waiting. Asserts nothing itself.
 
 mod api;
+pub mod bad_agents;
 #[path = "../../../node-agent/src/testing/cutter.rs"]
 #[expect(dead_code, reason = "the agent's own tests want more of it")]
 pub mod cutter;

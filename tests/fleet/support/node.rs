@@ -113,6 +113,11 @@ start_deadline = "8s"
         fs::write(file, text.replace("start_deadline = \"8s\"", "start_deadline = \"50s\"")).unwrap();
     }
 
+    /// Where all of it lies.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// The component's file.
     pub fn component(&self) -> PathBuf {
         self.dir.join("app").join(COMPONENT)
@@ -175,22 +180,41 @@ start_deadline = "8s"
         self.start_with(&[]);
     }
 
-    /// Makes the agent a component of its own, which runs from a copy of `program`; further keys are the guard's.
+    /// Makes the agent a component of its own, which runs from a link to `program`. `guard` are the guard's keys, the
+    /// deadline among them unless it is a minute.
     pub fn be_itself(&self, program: &Path, guard: &str) {
         let bin = self.dir.join("bin");
         fs::create_dir_all(&bin).unwrap();
-        fs::copy(program, bin.join(AGENT)).unwrap();
+        // A link: a copy of that many bytes takes a while, and can't be executed while another thread forks.
+        fs::hard_link(program, bin.join(AGENT))
+            .or_else(|_| fs::copy(program, bin.join(AGENT)).map(drop))
+            .unwrap();
         let file = self.dir.join("etc/agent.toml");
         let text = fs::read_to_string(&file).unwrap();
         let path = bin.join(AGENT);
+        let deadline = if guard.contains("deadline") { "" } else { "deadline = \"60s\"" };
         let own = format!(
-            "\n[[component]]\nname = \"{AGENT}\"\nkind = \"agent\"\npath = {path:?}\n[component.health]\nsoak = \"500ms\"\n[component.guard]\ndeadline = \"60s\"\n{guard}\n"
+            "\n[[component]]\nname = \"{AGENT}\"\nkind = \"agent\"\npath = {path:?}\n[component.health]\nsoak = \"500ms\"\n[component.guard]\n{deadline}\n{guard}\n"
         );
         fs::write(file, text + &own).unwrap();
     }
 
+    /// Gives a new agent another soak time than half a second.
+    pub fn soak_itself(&self, soak: &str) {
+        let file = self.dir.join("etc/agent.toml");
+        let text = fs::read_to_string(&file).unwrap();
+        let (before, own) = text.split_once(&format!("name = \"{AGENT}\"")).unwrap();
+        let own = own.replacen("soak = \"500ms\"", &format!("soak = \"{soak}\""), 1);
+        fs::write(file, format!("{before}name = \"{AGENT}\"{own}")).unwrap();
+    }
+
     /// Starts the agent from its component's place, under a parent that keeps it.
     pub fn start_supervised(&mut self) {
+        self.start_supervised_with(&[]);
+    }
+
+    /// The same with further environment, of the parent and of all that it starts.
+    pub fn start_supervised_with(&mut self, environment: &[(&str, &str)]) {
         assert!(self.agent.is_none(), "{} has an agent already", self.name);
         let mut command = Command::new(self.dir.join("bin").join(AGENT));
         command
@@ -198,6 +222,7 @@ start_deadline = "8s"
             .arg(self.dir.join("etc"))
             .args(["run", "--supervised"])
             .current_dir(&self.dir)
+            .envs(environment.iter().copied())
             .env(self.lifeline.0, &self.lifeline.1)
             .env("RUST_LOG", "info");
         self.agent = Some(Program::start(&mut command, &self.dir.join("agent.log")));
@@ -205,9 +230,14 @@ start_deadline = "8s"
 
     /// The process that is the agent, under its parent.
     pub fn own_agent(&self) -> u32 {
-        let text = fs::read_to_string(self.dir.join("state/itself/child.json")).unwrap();
-        let value: serde_json::Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
-        u32::try_from(value["process"]["pid"].as_u64().unwrap()).unwrap()
+        self.find_own_agent().expect("a parent has started it")
+    }
+
+    /// The same, where a parent has started one and it can be read.
+    pub fn find_own_agent(&self) -> Option<u32> {
+        let text = fs::read_to_string(self.dir.join("state/itself/child.json")).ok()?;
+        let value: serde_json::Value = serde_json::from_str(text.lines().next()?).ok()?;
+        u32::try_from(value["process"]["pid"].as_u64()?).ok()
     }
 
     /// Starts the agent with further environment.
