@@ -18,7 +18,9 @@ mod process;
 mod program;
 mod shops;
 mod skip;
+pub mod transcript;
 mod wait;
+pub mod wire;
 
 pub use api::{Api, manifest, upgrade_states};
 pub use fleet::{Fleet, TestFleet, count};
