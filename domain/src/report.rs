@@ -10,7 +10,7 @@ use crate::{
     reason::Reason,
     state::ComponentState,
     time::Time,
-    upgrade::{Evidence, UpgradeState},
+    upgrade::{Evidence, UpgradeState, interruption::Interruption},
 };
 
 /// One transition of an upgrade. Delivered at least once, recorded once, by `(upgrade, sequence)`.
@@ -44,6 +44,9 @@ pub struct UpgradeReport {
     /// What the reload answered, where there is one; with the end of an upgrade.
     #[serde(default)]
     pub reload: Option<String>,
+    /// How long nothing answered, where the upgrade concerned a process; with its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interruption: Option<Interruption>,
 }
 
 /// What one component of a node is and runs.

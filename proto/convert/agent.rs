@@ -195,6 +195,7 @@ impl From<&UpgradeReport> for v1::UpgradeReport {
             epoch: report.generation.epoch,
             proof: report.proof.as_ref().map(Into::into),
             reload: report.reload.clone().unwrap_or_default(),
+            interruption: report.interruption.as_ref().map(Into::into),
         }
     }
 }
@@ -220,6 +221,7 @@ impl TryFrom<v1::UpgradeReport> for UpgradeReport {
             evidence: wire.evidence.map(Into::into),
             proof: optional(wire.proof, "proof")?,
             reload: (!wire.reload.is_empty()).then_some(wire.reload),
+            interruption: optional(wire.interruption, "interruption")?,
         })
     }
 }

@@ -354,6 +354,7 @@ pub fn upgrade(rollout: &Rollout, upgrade: &NodeUpgrade) -> v1::Upgrade {
         revision: upgrade.revision,
         proof: upgrade.proof.as_ref().map(Into::into),
         reload: upgrade.reload.clone().unwrap_or_default(),
+        interruption: upgrade.interruption.as_ref().map(Into::into),
     }
 }
 

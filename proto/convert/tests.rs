@@ -15,7 +15,7 @@ use upfleet_domain::{
     report::{ComponentInventory, UpgradeReport},
     state::{Base, ComponentState, Layer, ReleaseRef},
     time::Time,
-    upgrade::{Evidence, Outcome, Phase, UpgradeState},
+    upgrade::{Evidence, Outcome, Phase, UpgradeState, interruption::Interruption},
 };
 
 use super::{ManifestBytes, Order, upgrade_state};
@@ -159,10 +159,12 @@ fn report() -> impl Strategy<Value = UpgradeReport> {
     let evidence = (".{0,9}", vec(".{0,9}", 0..3), vec(".{0,9}", 0..3))
         .prop_map(|(exit, lines, probe_results)| Evidence { exit, lines, probe_results });
     let states = (option::of(state()), option::of(state()), option::of(digest()), option::of(evidence));
-    let states = (states, option::of(proof()), option::of(".{1,9}"));
+    let interruption = (any::<bool>(), 0..1_u64 << 40, option::of(reason()))
+        .prop_map(|(handed_over, down_ms, why)| Interruption { handed_over, down_ms, why });
+    let states = (states, option::of(proof()), option::of(".{1,9}"), option::of(interruption));
     (upgrade(), component(), 1_u64.., generation(), any_state(), reason(), time(), states).prop_map(
         |(upgrade, component, sequence, generation, state, reason, time, states)| {
-            let ((from, current, running, evidence), proof, reload) = states;
+            let ((from, current, running, evidence), proof, reload, interruption) = states;
             UpgradeReport {
                 upgrade,
                 component,
@@ -177,6 +179,7 @@ fn report() -> impl Strategy<Value = UpgradeReport> {
                 evidence,
                 proof,
                 reload,
+                interruption,
             }
         },
     )

@@ -9,10 +9,10 @@ use upfleet_domain::{
     release::Platform,
     state::{Base, ComponentState, Layer, ReleaseRef},
     time::Time,
-    upgrade::{Evidence, Outcome, Phase, UpgradeState},
+    upgrade::{Evidence, Outcome, Phase, UpgradeState, interruption::Interruption},
 };
 
-use super::{Result, all, each, field, invalid, parse, required};
+use super::{Result, all, each, field, invalid, optional, parse, required};
 use crate::v1;
 
 /// A point in time for the wire.
@@ -244,6 +244,29 @@ pub fn upgrade_state(wire: i32, field: &str) -> Result<UpgradeState> {
         Phase::ALL.iter().find(|phase| phase.as_str() == name).map(|phase| UpgradeState::Active(*phase));
     let outcome = || Outcome::ALL.iter().find(|o| o.as_str() == name).map(|o| UpgradeState::Ended(*o));
     phase.or_else(outcome).ok_or_else(unknown)
+}
+
+impl From<&Interruption> for v1::Interruption {
+    fn from(interruption: &Interruption) -> Self {
+        Self {
+            handed_over: interruption.handed_over,
+            down: Some(duration(interruption.down())),
+            why: interruption.why.as_ref().map(Into::into),
+        }
+    }
+}
+
+impl TryFrom<v1::Interruption> for Interruption {
+    type Error = Reason;
+
+    fn try_from(wire: v1::Interruption) -> Result<Self> {
+        let down = wire.down.map_or(Ok(Duration::ZERO), |down| span(&down, "down"))?;
+        Ok(Self {
+            handed_over: wire.handed_over,
+            down_ms: u64::try_from(down.as_millis()).unwrap_or(u64::MAX),
+            why: optional(wire.why, "why")?,
+        })
+    }
 }
 
 impl From<&Evidence> for v1::Evidence {

@@ -127,6 +127,7 @@ fn told_by_inventory(
         evidence: None,
         proof: inventory.proof.clone(),
         reload: None,
+        interruption: None,
     };
     ours.then(|| Event::Report { node: upgrade.node.clone(), report: Box::new(report) })
 }

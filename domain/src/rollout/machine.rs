@@ -430,6 +430,7 @@ fn waiting(planned: &super::PlannedUpgrade, position: usize, reason: &Reason) ->
         allow_failed_digest: false,
         proof: None,
         reload: None,
+        interruption: None,
     }
 }
 

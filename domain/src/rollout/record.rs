@@ -15,7 +15,7 @@ use crate::{
     report::UpgradeReport,
     state::{ComponentState, ReleaseRef},
     time::Time,
-    upgrade::{Evidence, Outcome, UpgradeState},
+    upgrade::{Evidence, Outcome, UpgradeState, interruption::Interruption},
 };
 
 /// Where a rollout stands.
@@ -208,6 +208,9 @@ pub struct NodeUpgrade {
     /// What the reload answered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reload: Option<String>,
+    /// How long nothing answered on the node, where the upgrade concerned a process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interruption: Option<Interruption>,
 }
 
 /// So many classes of a proof are kept with an upgrade: it is stored with each of its events. The node's inventory
@@ -270,6 +273,7 @@ impl NodeUpgrade {
             self.ended = Some(now);
             self.proof = report.proof.clone().map(bounded);
             self.reload.clone_from(&report.reload);
+            self.interruption.clone_from(&report.interruption);
             // These outcomes are themselves the proof of health.
             let healthy = [Outcome::Succeeded, Outcome::RolledBack].contains(&outcome);
             self.unhealthy &= !healthy;

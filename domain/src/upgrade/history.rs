@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Outcome;
+use super::{Outcome, interruption::Interruption};
 use crate::{
     id::{RolloutId, UpgradeId},
     reason::Reason,
@@ -29,6 +29,9 @@ pub struct Entry {
     /// Whether the running JVM was to be patched instead of restarted.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub live: bool,
+    /// How long nothing answered, where it concerned a process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interruption: Option<Interruption>,
     /// Who ordered it.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub actor: String,

@@ -6,6 +6,7 @@
 
 mod activate;
 mod back;
+mod beside;
 mod commit;
 mod forward;
 mod idle;
@@ -56,6 +57,8 @@ pub struct Machine {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Seen {
     process: Process,
+    /// What stands beside it.
+    beside: Option<Process>,
     installed: Option<Digest>,
     /// Whether the stack in force has files that are not what they were.
     damaged: bool,
@@ -77,6 +80,7 @@ impl Machine {
             record,
             seen: Seen {
                 process: Process::NotRun,
+                beside: None,
                 installed: None,
                 damaged: false,
                 healthy: false,
@@ -150,7 +154,9 @@ impl Machine {
         let Some(passage) = &self.record.passage else {
             return self.record.last.as_ref().map(|last| last.reason.clone());
         };
-        let live = self.watch.as_ref().filter(|_| passage.phase == Phase::Probing && passage.held.is_none());
+        let drains = matches!(&self.outstanding, Some((_, step)) if step.kind == StepKind::Drain);
+        let watched = passage.phase == Phase::Probing && passage.held.is_none() && !drains;
+        let live = self.watch.as_ref().filter(|_| watched);
         let reason = live.map_or_else(|| passage.reason.clone(), |watch| watch.reason(&self.policy));
         Some(reason.since(passage.since).until(Some(passage.deadline)))
     }
@@ -203,7 +209,7 @@ impl Machine {
         let fleeting =
             matches!(step.kind, StepKind::Probe { .. } | StepKind::Inspect { .. } | StepKind::Prove { .. });
         if let Some(passage) = self.record.passage.as_mut().filter(|_| !fleeting) {
-            passage.doing = Some(step.clone());
+            passage.doing = Some(Step { kind: step.kind.recorded(), ..step.clone() });
         }
         self.outstanding = Some((self.tickets, step.clone()));
         self.effects.push(Effect::Perform { ticket: self.tickets, step });
@@ -222,10 +228,11 @@ impl Machine {
     fn done(&mut self, ticket: u64, answer: Result<Answer, Failure>, now: Time) {
         let Some((_, step)) = self.outstanding.take_if(|(expected, _)| *expected == ticket) else { return };
         match &answer {
-            Ok(Answer::Started(process)) => self.seen.process = process.clone(),
-            Ok(Answer::Probed(probed)) => self.seen.process = probed.process.clone(),
+            Ok(Answer::Started(process)) => self.saw(&step.kind, process),
+            Ok(Answer::Probed(probed)) => self.saw(&step.kind, &probed.process),
             Ok(Answer::Inspected(found)) => {
                 self.seen.process = found.process.clone();
+                self.seen.beside.clone_from(&found.beside);
                 self.seen.installed = found.installed;
                 self.seen.damaged = found.damage.is_some();
             }
@@ -246,6 +253,16 @@ impl Machine {
             self.back_answer(step.kind, answer, now);
         } else {
             self.forward_answer(step.kind, answer, now);
+        }
+    }
+
+    /// What a step says of the process that it was about.
+    fn saw(&mut self, kind: &StepKind, process: &Process) {
+        match kind {
+            StepKind::StartBeside { .. } | StepKind::Probe { beside: true, .. } => {
+                self.seen.beside = Some(process.clone());
+            }
+            _ => self.seen.process = process.clone(),
         }
     }
 

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 pub mod admit;
 pub mod event;
 pub mod history;
+pub mod interruption;
 pub mod keep;
 pub mod machine;
 pub mod outbox;

@@ -117,6 +117,10 @@ pub struct Policy {
     pub start_deadline: Duration,
     /// How long its process may take to stop.
     pub stop_timeout: Duration,
+    /// Whether a new process is started beside the old one and takes over once it is healthy.
+    pub handover: bool,
+    /// How long the old process of a handover may take to finish what it has begun.
+    pub drain_timeout: Duration,
     /// How long each phase may take.
     pub deadlines: Deadlines,
 }
@@ -142,6 +146,8 @@ impl Default for Policy {
             soak: SOAK,
             start_deadline: START_DEADLINE,
             stop_timeout: Duration::from_secs(10),
+            handover: false,
+            drain_timeout: Duration::from_secs(30),
             deadlines: Deadlines::default(),
         }
     }
@@ -159,12 +165,26 @@ impl Policy {
             Phase::Verifying => limits.verifying,
             Phase::Staged => limits.staged,
             Phase::Activating => limits.activating.saturating_add(self.stop_timeout),
-            Phase::Probing => limits.probing.saturating_add(self.start_deadline).saturating_add(soak),
+            Phase::Probing => {
+                let healthy = limits.probing.saturating_add(self.start_deadline);
+                healthy.saturating_add(soak).saturating_add(self.drain())
+            }
             Phase::Committing => limits.committing,
             Phase::RollingBack => {
-                limits.rolling_back.saturating_add(self.stop_timeout).saturating_add(self.start_deadline)
+                let healthy = limits.rolling_back.saturating_add(self.stop_timeout);
+                let healthy = healthy.saturating_add(self.start_deadline);
+                // One is dismissed and one drained, and where the old version does not get well beside the new one it
+                // is started alone.
+                let beside = if self.handover { self.start_deadline } else { Duration::ZERO };
+                healthy.saturating_add(beside).saturating_add(self.drain()).saturating_add(self.drain())
             }
         }
+    }
+
+    /// How long the old process of a handover may take to end, killing included.
+    fn drain(&self) -> Duration {
+        const KILL: Duration = Duration::from_secs(20);
+        if self.handover { self.drain_timeout.saturating_add(KILL) } else { Duration::ZERO }
     }
 
     /// Who runs it, as the inventory says it.

@@ -277,6 +277,21 @@ pub struct Passage {
     /// Whether what runs was reached, or may have been: stopped, patched or told to reload.
     #[serde(default)]
     pub reached: bool,
+    /// Whether a process stands, or may stand, beside the one that runs.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub beside: bool,
+    /// Whether a process took over from another.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub handed_over: bool,
+    /// Why none did, although the configuration says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub no_handover: Option<Reason>,
+    /// Since when nothing is known to answer, because the process was asked to end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopped: Option<Time>,
+    /// How long nothing was known to answer before that, in milliseconds; `None` where no process was ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub down_ms: Option<u64>,
     /// Where it is being rolled back to.
     pub back: Option<Back>,
     /// How it will end once it is tidied up.

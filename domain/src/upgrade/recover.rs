@@ -31,6 +31,8 @@ pub struct Found {
     pub patches: Vec<Digest>,
     /// What runs.
     pub process: Process,
+    /// What stands beside it, where anything does.
+    pub beside: Option<Process>,
     /// What the probes say, where they were asked and there are any.
     pub health: Option<Result<(), String>>,
     /// Of the agent itself: what its guard took out of its place, if it did.
@@ -106,7 +108,9 @@ pub fn decide(passage: &Passage, found: &Found, policy: &Policy) -> Recovery {
     let runs = policy.runs(&found.process, to);
     // A process says what it was started from, but not whether it was told of new files.
     let told = policy.supervised && policy.kind != Kind::Files;
-    let certain = told || !(passage.order.live || policy.reloads());
+    let certain = told || !(passage.order.live || policy.reloads() || policy.supervised);
+    // A process beside the one that runs is always a new one.
+    let stands = found.beside.as_ref().is_some_and(|beside| policy.runs(beside, to));
     match passage.phase {
         Phase::RollingBack => Recovery::RollBack,
         _ if reverted => Recovery::RollBack,
@@ -116,6 +120,7 @@ pub fn decide(passage: &Passage, found: &Found, policy: &Policy) -> Recovery {
         Phase::Verifying | Phase::Staged if !staged && goal.fetches() => Recovery::Fetch,
         Phase::Verifying => Recovery::Verify,
         Phase::Staged => Recovery::Staged,
+        Phase::Activating | Phase::Probing if new_in_place && stands => Recovery::Probe,
         // The same bytes before and after: only the process tells how far it went.
         Phase::Activating if new_in_place && runs && certain => Recovery::Probe,
         Phase::Activating if new_in_place && !old_in_place => Recovery::Restarting,

@@ -217,6 +217,12 @@ impl Watch {
         self.healthy.is_some()
     }
 
+    /// The process is alone from now on: what it was healthy for beside another one does not count.
+    pub fn alone(&mut self, now: Time) {
+        self.healthy = self.healthy.map(|_| now);
+        self.counts.iter_mut().for_each(|count| count.due = now);
+    }
+
     /// When it has been healthy for the soak time; `None` while it is not healthy.
     #[must_use]
     pub fn soaked_at(&self) -> Option<Time> {

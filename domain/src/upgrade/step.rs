@@ -138,10 +138,25 @@ pub enum StepKind {
         #[serde(default)]
         layers: Vec<Layer>,
     },
+    /// Start a process beside the one that runs, on the same sockets, unless just that stands there already.
+    StartBeside {
+        /// What it must be started from.
+        digest: Digest,
+        /// The stack it must be started with, highest number first.
+        #[serde(default)]
+        layers: Vec<Layer>,
+    },
+    /// Let the process beside take the place of the one that runs, and that one finish and end.
+    Drain,
+    /// End the process beside the one that runs, which stays.
+    Dismiss,
     /// Run one probe once.
     Probe {
         /// Which of the component's probes, from 0.
         index: usize,
+        /// Of the process beside the one that runs.
+        #[serde(default)]
+        beside: bool,
     },
     /// Look at what is installed, kept and running.
     Inspect {
@@ -181,9 +196,23 @@ impl StepKind {
             Self::Reload => "reload",
             Self::Stop => "stop",
             Self::Start { .. } => "start",
+            Self::StartBeside { .. } => "start beside",
+            Self::Drain => "drain",
+            Self::Dismiss => "dismiss",
             Self::Probe { .. } => "probe",
             Self::Inspect { .. } => "inspect",
             Self::Prune { .. } => "prune",
+        }
+    }
+
+    /// The step as it is written into the journal, in words that an agent without handover reads as well: it would
+    /// start or stop the process instead, which is what it has to do about one that stands beside.
+    #[must_use]
+    pub fn recorded(&self) -> Self {
+        match self {
+            Self::StartBeside { digest, layers } => Self::Start { digest: *digest, layers: layers.clone() },
+            Self::Drain | Self::Dismiss => Self::Stop,
+            other => other.clone(),
         }
     }
 
@@ -262,7 +291,7 @@ pub enum Answer {
     Preflight(preflight::Facts),
     /// Of [`StepKind::Verify`]: what the ELF header says, if there is one.
     Verified(Option<preflight::Elf>),
-    /// Of [`StepKind::Start`].
+    /// Of [`StepKind::Start`] and [`StepKind::StartBeside`].
     Started(Process),
     /// Of [`StepKind::Probe`].
     Probed(Probed),

@@ -1,7 +1,10 @@
 //! `upfleet-agent history`: what happened to components, from what the agent wrote down; it need not run.
 
 use clap::Args;
-use upfleet_domain::{id::ComponentId, upgrade::history::Entry};
+use upfleet_domain::{
+    id::ComponentId,
+    upgrade::{history::Entry, interruption::Interruption},
+};
 
 use super::{
     Done, Exit, Failure, Global, Output,
@@ -65,11 +68,18 @@ fn table(all: &[Told]) -> String {
             entry.outcome.to_string(),
             by.to_owned(),
             entry.rollout.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string),
+            entry.interruption.as_ref().map_or_else(|| "-".to_owned(), cost),
             entry.reason.message(),
         ]
     };
-    let headings = ["ENDED", "COMPONENT", "FROM", "TO", "STATE", "BY", "ROLLOUT", "WHY"];
+    let headings = ["ENDED", "COMPONENT", "FROM", "TO", "STATE", "BY", "ROLLOUT", "DOWN", "WHY"];
     columns(&headings, all.iter().map(row).collect())
+}
+
+/// How long nothing answered.
+fn cost(interruption: &Interruption) -> String {
+    let down = humantime::format_duration(interruption.down());
+    if interruption.handed_over { format!("{down}, handed over") } else { down.to_string() }
 }
 
 #[cfg(test)]
@@ -94,6 +104,7 @@ mod tests {
             to: ComponentState::unmanaged(Digest::of(b"x")),
             current: ComponentState::absent(),
             live: false,
+            interruption: Some(Interruption { handed_over: true, down_ms: 0, why: None }),
             actor: "local".into(),
             rollout: None,
             upgrade: None,
@@ -102,8 +113,8 @@ mod tests {
         assert_eq!(
             table(&[told]),
             "\
-ENDED                 COMPONENT  FROM    TO                      STATE        BY     ROLLOUT  WHY
-2026-11-23 10:31:02Z  web        absent  unmanaged@2d711642b726  ROLLED_BACK  local  -        changed on the node itself: CHG-1 (user 0)
+ENDED                 COMPONENT  FROM    TO                      STATE        BY     ROLLOUT  DOWN             WHY
+2026-11-23 10:31:02Z  web        absent  unmanaged@2d711642b726  ROLLED_BACK  local  -        0s, handed over  changed on the node itself: CHG-1 (user 0)
 "
         );
         assert!(table(&[]).contains("Nothing"));

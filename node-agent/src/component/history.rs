@@ -109,6 +109,7 @@ mod tests {
             to: ComponentState::absent(),
             current: ComponentState::absent(),
             live: false,
+            interruption: None,
             actor: "anna".to_owned(),
             rollout: None,
             upgrade: None,

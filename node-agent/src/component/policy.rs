@@ -7,7 +7,7 @@ use upfleet_domain::{
     upgrade::policy::{Deadlines, PROVE_EVERY, Policy, ProbePolicy},
 };
 
-use crate::config::{ComponentConfig, ProbeConfig, ProbeKind, Require, RunMode};
+use crate::config::{Activate, ComponentConfig, ProbeConfig, ProbeKind, Require, RunMode};
 
 /// The probes of a component: the configured ones; where there are none, that what runs it says it is up.
 #[must_use]
@@ -52,6 +52,8 @@ pub fn policy(config: &ComponentConfig, platform: &Platform) -> Policy {
         soak: health.soak,
         start_deadline: health.start_deadline,
         stop_timeout: config.run.stop_timeout,
+        handover: config.run.mode == RunMode::Supervised && config.run.activate == Activate::Handover,
+        drain_timeout: config.run.drain_timeout,
         deadlines: Deadlines {
             preflight: timeouts.preflight,
             fetching: timeouts.fetch,

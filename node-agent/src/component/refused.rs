@@ -97,6 +97,7 @@ impl<W: World> Refused<W> {
                 changes: Vec::new(),
                 patches: Vec::new(),
                 process: self.process.clone(),
+                beside: None,
                 health: None,
                 reverted: None,
             };

@@ -70,7 +70,7 @@ impl World for Toy {
         Ok("told".to_owned())
     }
 
-    async fn probe(&self, _: usize) -> Result<(), String> {
+    async fn probe(&self, _: usize, _beside: bool) -> Result<(), String> {
         let runs = *self.0.runs.lock().unwrap();
         match runs {
             Some((_, digest)) if self.0.sick.lock().unwrap().contains(&digest) => Err("sick".to_owned()),

@@ -88,6 +88,11 @@ impl<W: World> Tools<W> {
             StepKind::Start { digest, layers } => {
                 self.world.start(*digest, self.view(layers, &[])?).await.map(Answer::Started)
             }
+            StepKind::StartBeside { digest, layers } => {
+                self.world.start_beside(*digest, self.view(layers, &[])?).await.map(Answer::Started)
+            }
+            StepKind::Drain => self.world.drain().await.map(|()| Answer::Done),
+            StepKind::Dismiss => self.world.dismiss().await.map(|()| Answer::Done),
             StepKind::SwitchStack { layers } | StepKind::SwitchStackBack { layers } => {
                 let (view, world) = (self.view(layers, &[])?, Arc::clone(&self.world));
                 let switch = move |executor: &Executor| {
@@ -119,7 +124,7 @@ impl<W: World> Tools<W> {
                 let work = move |executor: &Executor| executor.perform(&kind, Some(release.manifest()));
                 Ok(self.on_files(gate, work).await?)
             }
-            StepKind::Probe { index } => Ok(Answer::Probed(self.probe(*index).await)),
+            StepKind::Probe { index, beside } => Ok(Answer::Probed(self.probe(*index, *beside).await)),
             StepKind::Inspect { probe } => self.inspect(*probe, gate).await,
             StepKind::VerifyKept { .. }
             | StepKind::Backup { .. }
@@ -220,10 +225,10 @@ impl<W: World> Tools<W> {
     async fn health(&self) -> Option<Result<(), String>> {
         let mut problem = None;
         for (index, probe) in self.policy.probes.iter().enumerate() {
-            let mut result = self.world.probe(index).await;
+            let mut result = self.world.probe(index, false).await;
             if result.is_err() && probe.failures > 1 {
                 tokio::time::sleep(probe.interval).await;
-                result = self.world.probe(index).await;
+                result = self.world.probe(index, false).await;
             }
             match result {
                 Ok(()) if self.policy.any_probe => return Some(Ok(())),
@@ -268,9 +273,12 @@ impl<W: World> Tools<W> {
         Ok(Answer::Done)
     }
 
-    async fn probe(&self, index: usize) -> Probed {
-        let result = self.world.probe(index).await;
-        let process = self.world.process().await;
+    async fn probe(&self, index: usize, beside: bool) -> Probed {
+        let result = self.world.probe(index, beside).await;
+        let process = match beside {
+            true => self.world.beside().await.unwrap_or(Process::NotRun),
+            false => self.world.process().await,
+        };
         let down = self.policy.supervised && process.digest().is_none();
         let evidence = if result.is_err() || down { Some(self.world.evidence().await) } else { None };
         Probed { result, process, evidence }
@@ -284,6 +292,7 @@ impl<W: World> Tools<W> {
         let (Lying { installed, kept, changes }, (layers, damage), patches) = looked.await?;
         let changes = changes.list(MAX_CHANGES);
         let process = self.world.process().await;
+        let beside = self.world.beside().await;
         let health = if probe { self.health().await } else { None };
         let reverted = self.world.reverted();
         Ok(Answer::Inspected(Found {
@@ -294,6 +303,7 @@ impl<W: World> Tools<W> {
             patches,
             changes,
             process,
+            beside,
             health,
             reverted,
         }))

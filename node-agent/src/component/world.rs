@@ -29,7 +29,7 @@ use crate::{
     jvm::patcher::Patcher,
     probe::{self, ProbeContext},
     reload::{self, ReloadContext},
-    supervise::{Launch, ProcessStateInfo, Supervisor},
+    supervise::{Fault, Launch, ProcessInfo, ProcessStateInfo, Supervisor},
 };
 
 /// How many of the last lines of output are evidence.
@@ -79,10 +79,34 @@ pub trait World: Send + Sync + 'static {
     }
     /// What runs.
     fn process(&self) -> impl Future<Output = Process> + Send;
+    /// Starts a process beside the one that runs, or says that it stands there already.
+    fn start_beside(
+        &self,
+        digest: Digest,
+        stack: View,
+    ) -> impl Future<Output = Result<Process, Failure>> + Send {
+        let _ = (digest, stack);
+        async {
+            let reason = Reason::new(ReasonCode::HandoverUnavailable);
+            Err(reason.with("problem", "the component has no sockets of the agent's").into())
+        }
+    }
+    /// Lets the process beside take the place of the one that runs, which finishes and ends.
+    fn drain(&self) -> impl Future<Output = Result<(), Failure>> + Send {
+        async { Ok(()) }
+    }
+    /// Ends the process beside the one that runs.
+    fn dismiss(&self) -> impl Future<Output = Result<(), Failure>> + Send {
+        async { Ok(()) }
+    }
+    /// What stands beside what runs, where anything does.
+    fn beside(&self) -> impl Future<Output = Option<Process>> + Send {
+        async { None }
+    }
     /// Tells whoever uses the component's files that they have changed, and says what was answered.
     fn reload(&self) -> impl Future<Output = Result<String, Failure>> + Send;
-    /// Runs a probe once.
-    fn probe(&self, index: usize) -> impl Future<Output = Result<(), String>> + Send;
+    /// Runs a probe once, of what runs or of what stands beside it.
+    fn probe(&self, index: usize, beside: bool) -> impl Future<Output = Result<(), String>> + Send;
     /// Whether what runs the component can be asked to start and stop it. Changes nothing.
     fn ready(&self) -> impl Future<Output = Result<(), Reason>> + Send {
         async { Ok(()) }
@@ -207,6 +231,25 @@ impl Node {
         }
     }
 
+    /// The pid of the process that a probe is about, and whether it has said that it is ready; or why not.
+    async fn asked(&self, beside: bool) -> (Result<u32, String>, Result<(), String>) {
+        let state = match beside {
+            false => self.supervisor.process().await,
+            true => self
+                .supervisor
+                .both()
+                .await
+                .map(|both| both.beside.unwrap_or(ProcessStateInfo::Stopped { last_exit: None })),
+        };
+        match state {
+            Ok(state) => {
+                let ready = state.running().map_or_else(|| state.up().map(drop), ProcessInfo::ready);
+                (state.up(), ready)
+            }
+            Err(fault) => (Err(fault.to_string()), Err(fault.to_string())),
+        }
+    }
+
     async fn launch(&self, digest: Digest, stack: &View) -> Result<Launch, Reason> {
         let mut base = Launch::of(&self.config, Some(digest));
         // Options for a JVM are added to what the unit's operator has there.
@@ -235,6 +278,24 @@ impl Node {
     }
 }
 
+/// A process as the machine knows it.
+fn as_process(state: Result<ProcessStateInfo, Fault>) -> Process {
+    match state {
+        Ok(ProcessStateInfo::Running(info) | ProcessStateInfo::Stopping(info)) => {
+            Process::Running { pid: info.pid, digest: info.digest, stack: info.stack }
+        }
+        // A shim that does not answer is no process; starting one is idempotent and finds what is left.
+        Err(_) | Ok(ProcessStateInfo::NotRun | ProcessStateInfo::Stopped { last_exit: None }) => {
+            Process::NotRun
+        }
+        Ok(ProcessStateInfo::Down { exit, .. }) => Process::Down { exit },
+        Ok(state) => {
+            let exit = state.last_exit().map(ToString::to_string);
+            Process::Down { exit: exit.unwrap_or_else(|| "an unknown exit".to_owned()) }
+        }
+    }
+}
+
 impl World for Node {
     async fn fetch(&self, artifact: ArtifactRef, part: PathBuf, on: OnProgress<'_>) -> Result<(), Reason> {
         let request = FetchRequest { artifact, part_path: part, deadline: None };
@@ -256,6 +317,33 @@ impl World for Node {
         }
     }
 
+    async fn start_beside(&self, digest: Digest, stack: View) -> Result<Process, Failure> {
+        let launch = self.launch(digest, &stack).await?;
+        match self.supervisor.start_beside(&launch).await {
+            Ok(info) => Ok(Process::Running { pid: info.pid, digest: info.digest, stack: info.stack }),
+            Err(fault) if fault.reason.code == ReasonCode::HandoverUnavailable => Err(fault.reason.into()),
+            Err(fault) => Err(self.failure(fault.reason).await),
+        }
+    }
+
+    async fn drain(&self) -> Result<(), Failure> {
+        match self.supervisor.drain().await {
+            Ok(()) => Ok(()),
+            Err(fault) => Err(self.failure(fault.reason).await),
+        }
+    }
+
+    async fn dismiss(&self) -> Result<(), Failure> {
+        match self.supervisor.dismiss().await {
+            Ok(()) => Ok(()),
+            Err(fault) => Err(self.failure(fault.reason).await),
+        }
+    }
+
+    async fn beside(&self) -> Option<Process> {
+        self.supervisor.both().await.ok()?.beside.map(|state| as_process(Ok(state)))
+    }
+
     async fn revive(&self) {
         if let Err(fault) = self.supervisor.revive().await {
             tracing::error!(component = %self.config.name, reason = %fault.reason, "not running");
@@ -263,20 +351,7 @@ impl World for Node {
     }
 
     async fn process(&self) -> Process {
-        match self.supervisor.process().await {
-            Ok(ProcessStateInfo::Running(info) | ProcessStateInfo::Stopping(info)) => {
-                Process::Running { pid: info.pid, digest: info.digest, stack: info.stack }
-            }
-            // A shim that does not answer is no process; starting one is idempotent and finds what is left.
-            Err(_) | Ok(ProcessStateInfo::NotRun | ProcessStateInfo::Stopped { last_exit: None }) => {
-                Process::NotRun
-            }
-            Ok(ProcessStateInfo::Down { exit, .. }) => Process::Down { exit },
-            Ok(state) => {
-                let exit = state.last_exit().map(ToString::to_string);
-                Process::Down { exit: exit.unwrap_or_else(|| "an unknown exit".to_owned()) }
-            }
-        }
+        as_process(self.supervisor.process().await)
     }
 
     async fn reload(&self) -> Result<String, Failure> {
@@ -288,13 +363,12 @@ impl World for Node {
         }
     }
 
-    async fn probe(&self, index: usize) -> Result<(), String> {
+    async fn probe(&self, index: usize, beside: bool) -> Result<(), String> {
         let Some(config) = self.probes.get(index) else { return Ok(()) };
-        let process = match config.kind {
-            ProbeKind::Systemd => self.supervisor.active().await,
-            _ => self.up().await,
+        let (process, ready) = match config.kind {
+            ProbeKind::Systemd => (self.supervisor.active().await, Ok(())),
+            _ => self.asked(beside).await,
         };
-        let ready = Err("the process has not said READY=1".to_owned());
         let context = ProbeContext { path: self.config.path.clone(), process, ready };
         probe::run(config, &context).await.map_err(|failure| failure.text)
     }

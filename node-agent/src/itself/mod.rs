@@ -144,7 +144,7 @@ impl World for Itself {
     }
 
     /// Whether the controller has acknowledged what this agent has to report.
-    async fn probe(&self, _: usize) -> Result<(), String> {
+    async fn probe(&self, _: usize, _beside: bool) -> Result<(), String> {
         let Some(link) = &self.own.link else { return Ok(()) };
         let link = link.borrow().clone();
         match link {

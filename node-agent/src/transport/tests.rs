@@ -64,6 +64,7 @@ fn report(sequence: u64) -> UpgradeReport {
         evidence: None,
         proof: None,
         reload: None,
+        interruption: None,
     }
 }
 

@@ -148,7 +148,7 @@ impl World for Local {
         Ok("told".to_owned())
     }
 
-    async fn probe(&self, _: usize) -> Result<(), String> {
+    async fn probe(&self, _: usize, _beside: bool) -> Result<(), String> {
         self.supervisor.process().await.map_err(|fault| fault.to_string())?.up().map(drop)
     }
 

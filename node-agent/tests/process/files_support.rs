@@ -157,7 +157,7 @@ impl World for Local {
         Ok(reload::run(reload, &context).await?)
     }
 
-    async fn probe(&self, _: usize) -> Result<(), String> {
+    async fn probe(&self, _: usize, _beside: bool) -> Result<(), String> {
         if self.config.path.join("bad").exists() { Err("it is bad".to_owned()) } else { Ok(()) }
     }
 

@@ -162,7 +162,7 @@ impl World for Local {
         Ok("told".to_owned())
     }
 
-    async fn probe(&self, _: usize) -> Result<(), String> {
+    async fn probe(&self, _: usize, _beside: bool) -> Result<(), String> {
         if self.config.run.mode != RunMode::Supervised {
             let bad = self.config.path.join("bad").exists();
             if bad {

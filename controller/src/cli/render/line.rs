@@ -51,6 +51,10 @@ pub fn upgrade_line(
     if !upgrade.reload.is_empty() {
         line.add("reload", upgrade.reload.trim_end());
     }
+    if let Some(interruption) = &upgrade.interruption {
+        line.add("handed_over", interruption.handed_over);
+        line.add("down", super::stack::down(interruption));
+    }
     line.reason(upgrade.reason.as_ref());
     Some(line.0)
 }

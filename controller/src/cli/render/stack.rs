@@ -76,7 +76,30 @@ pub fn proof(upgrade: &v1::Upgrade) -> String {
     if !upgrade.reload.is_empty() {
         text.push_str(&format!("\n{node}: the reload answered: {}\n", upgrade.reload.trim_end()));
     }
+    if let Some(interruption) = &upgrade.interruption {
+        text.push_str(&format!("\n{node}: {}\n", interruption_note(interruption)));
+        if let Some(why) = &interruption.why {
+            text.push_str(&format!("  {}\n", why.message));
+        }
+    }
     text
+}
+
+/// How long nothing answered, e.g. `1.24s`.
+#[must_use]
+pub fn down(interruption: &v1::Interruption) -> String {
+    let down = interruption.down.unwrap_or_default();
+    format!("{}.{:03}s", down.seconds, down.nanos / 1_000_000)
+}
+
+/// What an upgrade cost, in a few words.
+#[must_use]
+pub fn interruption_note(interruption: &v1::Interruption) -> String {
+    match interruption.handed_over {
+        true if down(interruption) == "0.000s" => "handed over, down 0s".to_owned(),
+        true => format!("handed over, down {}", down(interruption)),
+        false => format!("stopped and started, down {}", down(interruption)),
+    }
 }
 
 /// The versions of patch releases after `word`, nothing where there are none.

@@ -193,6 +193,9 @@ fn ended(upgrade: &v1::Upgrade, mut text: String) -> String {
     if !upgrade.reload.is_empty() {
         text.push_str(&format!("  reload: {}", safe(upgrade.reload.trim_end())));
     }
+    if let Some(interruption) = &upgrade.interruption {
+        text.push_str(&format!("  {}", stack::interruption_note(interruption)));
+    }
     text
 }
 

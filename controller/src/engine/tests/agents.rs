@@ -325,6 +325,7 @@ impl Agent {
             evidence: None,
             proof: state.outcome().map(|_| proof(&desired.layers)),
             reload: None,
+            interruption: None,
         };
         let change = Change::RecordReport { node: self.id.clone(), report: Box::new(report), time: Time(1) };
         self.store.commit(vec![change]).await.unwrap();

@@ -251,6 +251,7 @@ pub fn upgrade(node: &str, position: usize, id: Option<&str>) -> NodeUpgrade {
         allow_failed_digest: false,
         proof: None,
         reload: None,
+        interruption: None,
     }
 }
 
@@ -282,6 +283,7 @@ pub fn report(node: &str, upgrade: &str, sequence: u64, state: UpgradeState) -> 
         evidence: None,
         proof: None,
         reload: None,
+        interruption: None,
     };
     Change::RecordReport { node: node_id(node), report: Box::new(report), time: Time(60) }
 }

@@ -109,20 +109,28 @@ impl Machine {
     /// The files are as they should be: what runs is patched, told to reload, or restarted.
     pub(super) fn put_into_force(&mut self, now: Time) {
         self.touch();
-        let Some(passage) = &mut self.record.passage else { return };
-        let goal = passage.order.goal.state();
+        let Some(passage) = &self.record.passage else { return };
+        let goal = passage.order.goal.state().clone();
         let runs = self.seen.process.digest().is_some();
         let same_base = goal.artifact().is_some() && passage.from.artifact() == goal.artifact();
         let step = if passage.order.live && same_base && (runs || !self.policy.supervised) {
-            StepKind::PatchLive { layers: goal.layers.clone(), gone: gone(&passage.from, goal) }
+            StepKind::PatchLive { layers: goal.layers.clone(), gone: gone(&passage.from, &goal) }
         } else if self.policy.reloads() && (!self.policy.supervised || (runs && goal.artifact().is_some())) {
             StepKind::Reload
         } else if self.policy.supervised {
-            StepKind::Stop
+            return match goal.artifact() {
+                Some(digest) if self.can_stand_beside() => {
+                    let layers = goal.layers.clone();
+                    self.start_beside(digest, layers);
+                }
+                _ => self.stop_running(now),
+            };
         } else {
             return self.enter(Phase::Probing, now);
         };
-        passage.reached = true;
+        if let Some(passage) = &mut self.record.passage {
+            passage.reached = true;
+        }
         self.perform(step);
     }
 

@@ -6,7 +6,7 @@ use crate::{
     digest::Digest,
     jvm::Proof,
     reason::{Reason, ReasonCode},
-    state::stack_digest,
+    state::{ComponentState, stack_digest},
     time::Time,
     upgrade::{
         Outcome, Phase, keep,
@@ -42,6 +42,9 @@ impl Machine {
     /// What is done to the files, in order: all is looked at before anything is put back, base and stack together.
     fn back_steps(&self) -> Vec<StepKind> {
         let Some(passage) = self.record.passage.as_ref() else { return Vec::new() };
+        if passage.beside {
+            return vec![StepKind::Dismiss];
+        }
         let Some(Back { to, .. }) = &passage.back else { return Vec::new() };
         let goal = passage.order.goal.state();
         let base = to.artifact() != goal.artifact() || self.seen.installed != to.artifact();
@@ -101,8 +104,14 @@ impl Machine {
                 self.watch_old(now);
             }
             (StepKind::Stop, _) => self.start_old(now),
-            (StepKind::Start { .. }, _) => self.watch_old(now),
-            (StepKind::Probe { index }, Answer::Probed(probed)) => {
+            (StepKind::Start { .. } | StepKind::StartBeside { .. }, _) => self.watch_old(now),
+            (StepKind::Drain, _) => self.drained(now),
+            (StepKind::Dismiss, _) => {
+                self.dismissed();
+                self.back_begin();
+            }
+            (StepKind::Probe { index, .. }, Answer::Probed(probed)) => {
+                self.passed(&probed, now);
                 if let Some(watch) = &mut self.watch {
                     watch.note(&self.policy, index, &probed, now);
                 }
@@ -142,13 +151,27 @@ impl Machine {
                 true => self.perform(StepKind::Reload),
                 false => self.watch_old(now),
             }
-        } else if self.policy.runs(&found.process, to) && to.artifact().is_some() {
+        } else if self.runs_old(found, to) && to.artifact().is_some() {
             self.watch_old(now);
         } else if self.policy.supervised {
-            self.perform(StepKind::Stop);
+            match to.artifact().filter(|_| passage.ran) {
+                Some(digest) if self.can_stand_beside() => {
+                    let layers = to.layers.clone();
+                    self.start_beside(digest, layers);
+                }
+                _ => self.stop_running(now),
+            }
         } else {
             self.watch_old(now);
         }
+    }
+
+    /// Whether what runs is the old version. A program that is started from a directory does not tell, so it counts
+    /// only where it was not restarted.
+    fn runs_old(&self, found: &Found, to: &ComponentState) -> bool {
+        let reached = self.record.passage.as_ref().is_some_and(|passage| passage.reached);
+        let tells = self.policy.runs_artifact() || !self.policy.supervised || !reached;
+        tells && self.policy.runs(&found.process, to)
     }
 
     /// Only what the agent ran before is started again.
@@ -170,7 +193,7 @@ impl Machine {
         if removed {
             self.rolled_back(now);
         } else if self.policy.watched() {
-            let pid = self.seen.process.pid();
+            let pid = self.judged().pid();
             self.watch = Some(Watch::new(&self.policy, Duration::ZERO, false, pid, now));
             self.watch_on(now);
         } else {
@@ -216,6 +239,8 @@ impl Machine {
                 self.further_back(reason, now);
             }
             StepKind::PatchLive { .. } => self.back_unpatched(reason, now),
+            // Whatever hinders it beside the other one: stopping and starting is the way that needs least.
+            StepKind::StartBeside { .. } | StepKind::Drain => self.stop_running(now),
             StepKind::Prove { .. } => self.back_proved(None, now),
             _ => self.back_retry(reason, now),
         }
@@ -224,7 +249,7 @@ impl Machine {
     /// The running JVM can't be brought back. Where the agent runs it, a restart does.
     fn back_unpatched(&mut self, reason: Reason, now: Time) {
         if self.policy.supervised {
-            self.perform(StepKind::Stop);
+            self.stop_running(now);
         } else if reason.code == ReasonCode::JvmGone {
             // Nothing runs any more that would have to be brought back.
             self.watch_old(now);
@@ -263,6 +288,11 @@ impl Machine {
     }
 
     pub(super) fn back_unhealthy(&mut self, now: Time) {
+        if self.record.passage.as_ref().is_some_and(|passage| passage.beside) {
+            // It may need what the other process holds: once more, alone.
+            self.watch = None;
+            return self.stop_running(now);
+        }
         let Some(back) = self.record.passage.as_ref().and_then(|passage| passage.back.as_ref()) else {
             return;
         };

@@ -13,7 +13,7 @@ use crate::{
         preflight::{self, Asked, Verdict as Check},
         record::{Goal, Part},
         soak::{Verdict, Watch},
-        step::{Answer, Failure, StepKind},
+        step::{Answer, Failure, Probed, StepKind},
     },
 };
 
@@ -129,20 +129,23 @@ impl Machine {
                 _,
             ) => self.switched(&kind, now),
             (StepKind::Stop, _) => self.start_new(now),
-            (StepKind::Start { .. }, _) => self.started_new(now),
+            (StepKind::Start { .. } | StepKind::StartBeside { .. }, _) => self.started_new(now),
+            (StepKind::Drain, _) => self.drained(now),
             (StepKind::PatchLive { .. }, Answer::Proved(proof)) => self.patched_live(proof, now),
             (StepKind::Prove { .. }, Answer::Proved(proof)) => self.proved(proof, now),
             (StepKind::Reload, Answer::Reloaded(answer)) => {
                 self.keep_reload(answer);
                 self.started_new(now);
             }
-            (StepKind::Probe { index }, Answer::Probed(probed)) => {
+            (StepKind::Probe { index, .. }, Answer::Probed(probed)) => {
+                self.passed(&probed, now);
                 if let Some(watch) = &mut self.watch {
                     let soaking = watch.soaking();
                     watch.note(&self.policy, index, &probed, now);
                     let begins = !soaking && watch.soaking();
                     let reason = watch.reason(&self.policy);
-                    if begins {
+                    let beside = self.record.passage.as_ref().is_some_and(|passage| passage.beside);
+                    if begins && !beside {
                         self.say(reason, now);
                     }
                 }
@@ -166,8 +169,12 @@ impl Machine {
     }
 
     fn forward_failed(&mut self, kind: &StepKind, failure: Failure, now: Time) {
+        if failure.reason.code == ReasonCode::HandoverUnavailable {
+            return self.not_beside(&failure, now);
+        }
         self.keep_evidence(failure.evidence.map(|evidence| *evidence));
-        let blame = matches!(kind, StepKind::Start { .. }) && failure.reason.code == ReasonCode::StartFailed;
+        let starts = matches!(kind, StepKind::Start { .. } | StepKind::StartBeside { .. });
+        let blame = starts && failure.reason.code == ReasonCode::StartFailed;
         self.give_up(failure.reason, blame, now);
     }
 
@@ -242,7 +249,7 @@ impl Machine {
             return;
         }
         let soak = self.policy.soak_for(passage.order.soak);
-        self.watch = Some(Watch::new(&self.policy, soak, true, self.seen.process.pid(), now));
+        self.watch = Some(Watch::new(&self.policy, soak, true, self.judged().pid(), now));
         self.watch_on(now);
     }
 
@@ -256,12 +263,18 @@ impl Machine {
 
     pub(super) fn watch_on(&mut self, now: Time) {
         let Some(watch) = self.watch.as_ref().filter(|_| self.watching()) else { return };
-        let rolling_back =
-            self.record.passage.as_ref().is_some_and(|passage| passage.phase == Phase::RollingBack);
+        let passage = self.record.passage.as_ref();
+        let rolling_back = passage.is_some_and(|passage| passage.phase == Phase::RollingBack);
+        let beside = passage.is_some_and(|passage| passage.beside);
         match watch.verdict(now) {
+            Verdict::Watching | Verdict::Healthy if beside && watch.soaking() => {
+                if self.outstanding.is_none() {
+                    self.drain(now);
+                }
+            }
             Verdict::Watching => {
                 if let Some(index) = watch.due(now).filter(|_| self.outstanding.is_none()) {
-                    self.perform(StepKind::Probe { index });
+                    self.perform(StepKind::Probe { index, beside });
                 }
             }
             Verdict::Healthy if rolling_back => self.back_healthy(now),
@@ -272,6 +285,13 @@ impl Machine {
                 self.keep_evidence(Some(evidence));
                 self.roll_back(reason, true, now);
             }
+        }
+    }
+
+    /// The first probe that passes says that somebody answers again.
+    pub(super) fn passed(&mut self, probed: &Probed, now: Time) {
+        if let Some(passage) = self.record.passage.as_mut().filter(|_| probed.result.is_ok()) {
+            passage.is_up(now);
         }
     }
 
@@ -297,6 +317,9 @@ fn reason_of(phase: Phase, goal: &Goal, live: bool, policy: &Policy) -> Reason {
         Phase::Staged => Reason::new(ReasonCode::Staged),
         Phase::Activating => {
             let step = match (live, policy.reloads(), policy.supervised) {
+                (false, false, _) if policy.handover => {
+                    "backs up, switches and starts the new process beside the old one"
+                }
                 _ if policy.kind == Kind::Agent => "tries the new agent out and hands over to it",
                 (true, ..) => "switches the stack and patches the running JVM",
                 (_, true, _) => "backs up, switches and has it reloaded",

@@ -116,6 +116,7 @@ impl Machine {
             self.effects.push(Effect::Inventory);
         }
         self.start_recorded(found);
+        self.dismiss_stray();
         if self.outstanding.is_none() {
             self.ask_again(now);
         }

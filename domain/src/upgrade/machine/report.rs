@@ -14,6 +14,7 @@ use crate::{
         Evidence, Outcome, Phase, UpgradeState,
         event::Effect,
         history::Entry,
+        interruption::Interruption,
         keep,
         record::{Accepted, Changer, End, Finished, Passage},
         step::{Answer, Failure, StepKind},
@@ -65,7 +66,10 @@ impl Machine {
     pub(super) fn finish(&mut self, now: Time) {
         self.abort();
         self.watch = None;
-        let Some(passage) = self.record.passage.take() else { return };
+        let Some(mut passage) = self.record.passage.take() else { return };
+        // What never came up again was down until now.
+        passage.is_up(now);
+        let interruption = passage.interruption();
         let Passage { order, from, end, evidence, proof, reload, sequence, .. } = passage;
         let Some(end) = end else { return };
         let ended = Ended {
@@ -77,6 +81,7 @@ impl Machine {
             evidence,
             proof,
             reload,
+            interruption,
         };
         self.seen.healthy = match end.outcome {
             Outcome::Succeeded | Outcome::RolledBack => true,
@@ -142,6 +147,7 @@ impl Machine {
             evidence: passage.evidence.clone().filter(|_| rolling_back),
             proof: None,
             reload: None,
+            interruption: None,
         };
         self.record.outbox.push(report, note);
         self.effects.push(Effect::Report);
@@ -159,6 +165,7 @@ impl Machine {
                 to: order.goal.state().clone(),
                 current: self.record.current.clone(),
                 live: order.live,
+                interruption: ended.interruption.clone(),
                 actor: order.actor.clone(),
                 rollout: order.rollout.clone(),
                 upgrade: order.upgrade.clone(),
@@ -186,6 +193,7 @@ impl Machine {
             evidence: ended.evidence,
             proof: ended.proof,
             reload: ended.reload,
+            interruption: ended.interruption,
         };
         self.record.outbox.push(report, false);
         self.effects.push(Effect::Report);
@@ -204,6 +212,7 @@ pub(super) struct Ended {
     evidence: Option<Evidence>,
     proof: Option<Proof>,
     reload: Option<String>,
+    interruption: Option<Interruption>,
 }
 
 impl Ended {

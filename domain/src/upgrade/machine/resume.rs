@@ -62,6 +62,7 @@ impl Machine {
 
     fn recover(&mut self, recovery: Recovery, found: &Found, now: Time) {
         let Some(passage) = &mut self.record.passage else { return };
+        passage.beside = found.beside.is_some();
         let phase = passage.phase;
         let goal = passage.order.goal.clone();
         let waits = matches!(

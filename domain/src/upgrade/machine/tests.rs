@@ -1,5 +1,6 @@
 //! The machine against a simulated node, in sequences that a person can read.
 
+mod beside;
 mod itself;
 mod node;
 mod random;

@@ -123,8 +123,8 @@ impl World for Local {
     async fn reload(&self) -> Result<String, Failure> {
         self.node.reload().await
     }
-    async fn probe(&self, index: usize) -> Result<(), String> {
-        self.node.probe(index).await
+    async fn probe(&self, index: usize, beside: bool) -> Result<(), String> {
+        self.node.probe(index, beside).await
     }
     async fn ready(&self) -> Result<(), Reason> {
         self.node.ready().await

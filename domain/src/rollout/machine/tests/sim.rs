@@ -93,6 +93,7 @@ impl Node {
             evidence: None,
             proof: None,
             reload: None,
+            interruption: None,
         });
     }
 

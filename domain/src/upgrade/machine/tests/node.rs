@@ -156,6 +156,12 @@ pub(super) struct Node {
     pub(super) silent: bool,
     pub(super) versions: BTreeSet<Digest>,
     pub(super) process: Process,
+    /// What stands beside it, and with which stack.
+    pub(super) beside: Option<(Process, Vec<Layer>)>,
+    /// What runs was started without sockets.
+    pub(super) no_sockets: bool,
+    /// The old process of a handover that was not asked to end yet.
+    pub(super) undrained: Option<u32>,
     pub(super) pids: u32,
     pub(super) unhealthy: BTreeSet<Digest>,
     /// What runs before an upgrade is unhealthy.
@@ -194,6 +200,9 @@ impl Node {
             silent: false,
             versions: BTreeSet::new(),
             process: Process::NotRun,
+            beside: None,
+            no_sockets: false,
+            undrained: None,
             pids: 100,
             unhealthy: BTreeSet::new(),
             broken_baseline: false,
@@ -246,6 +255,7 @@ impl Node {
             }
         }
         if before.passage.is_some() && self.machine.record().passage.is_none() {
+            self.undrained = None;
             assert!(self.work.is_empty(), "an upgrade ended with work open");
         }
     }
@@ -295,7 +305,24 @@ impl Node {
                 assert!(layers.iter().all(lies), "switched to patches that are not there");
                 (self.layers, self.damage) = (layers.clone(), None);
             }
-            StepKind::Stop => (self.process, self.launch) = (Process::NotRun, None),
+            StepKind::Stop => {
+                let pid = self.process.pid();
+                assert!(
+                    pid.is_none() || pid != self.undrained,
+                    "the old process was stopped before the drain"
+                );
+                (self.process, self.launch, self.beside) = (Process::NotRun, None, None);
+            }
+            StepKind::StartBeside { digest, layers } => return self.start_beside(*digest, layers),
+            StepKind::Drain => return self.drain(),
+            StepKind::Dismiss => self.beside = None,
+            StepKind::Probe { beside: true, .. } => {
+                let (process, layers) = self.beside.clone().unwrap_or((Process::NotRun, vec![]));
+                let bad = layers.iter().any(|layer| self.unhealthy.contains(&layer.release.artifact));
+                let sick = bad || process.digest().is_none_or(|digest| self.unhealthy.contains(&digest));
+                let result = if sick { Err("answers 500".to_owned()) } else { Ok(()) };
+                return Ok(Answer::Probed(Probed { result, process, evidence: None }));
+            }
             StepKind::Start { digest, layers } => return Ok(Answer::Started(self.start(*digest, layers))),
             StepKind::PatchLive { layers, .. } => return self.patch_live(layers),
             StepKind::Prove { layers, .. } => {
@@ -325,8 +352,53 @@ impl Node {
         Ok(Answer::Done)
     }
 
+    fn start_beside(&mut self, digest: Digest, layers: &[Layer]) -> Result<Answer, Failure> {
+        if self.no_sockets || self.process.pid().is_none() {
+            return Err(Reason::new(ReasonCode::HandoverUnavailable).into());
+        }
+        self.assert_whole(digest, layers);
+        let stack = stack_digest(layers);
+        let same = |(process, _): &(Process, Vec<Layer>)| {
+            process.digest() == Some(digest) && process.stack() == stack
+        };
+        if !self.beside.as_ref().is_some_and(same) {
+            self.pids += 1;
+            let process = Process::Running { pid: self.pids, digest, stack };
+            self.beside = Some((process, layers.to_vec()));
+        }
+        let forward = |passage: &crate::upgrade::record::Passage| passage.back.is_none();
+        if self.machine.record().passage.as_ref().is_some_and(forward) {
+            self.undrained = self.process.pid();
+        }
+        let process = self.beside.as_ref().map(|(process, _)| process.clone());
+        Ok(Answer::Started(process.expect("it was just started")))
+    }
+
+    fn drain(&mut self) -> Result<Answer, Failure> {
+        match self.beside.take() {
+            Some((process @ Process::Running { digest, stack, .. }, layers)) => {
+                (self.process, self.in_force) = (process, stack);
+                self.launch = Some((digest, layers));
+                self.undrained = None;
+            }
+            Some(ended) => {
+                self.beside = Some(ended);
+                return Err(Reason::new(ReasonCode::StopFailed).into());
+            }
+            None => {}
+        }
+        Ok(Answer::Done)
+    }
+
+    /// The process beside ends by itself, and stays ended.
+    pub(super) fn fall_beside(&mut self) {
+        if let Some((process, _)) = &mut self.beside {
+            *process = Process::Down { exit: "exit status 1".to_owned() };
+        }
+    }
+
     /// Nothing but one whole state is ever started: never a base with another one's stack.
-    fn start(&mut self, digest: Digest, layers: &[Layer]) -> Process {
+    fn assert_whole(&self, digest: Digest, layers: &[Layer]) {
         assert_eq!(self.installed, Some(digest));
         assert_eq!(
             stack_digest(&self.layers),
@@ -342,6 +414,10 @@ impl Node {
             state.artifact() == Some(digest) && state.stack() == stack_digest(layers)
         };
         assert!(std::iter::once(&record.current).chain(passage).any(whole), "started a mixture");
+    }
+
+    fn start(&mut self, digest: Digest, layers: &[Layer]) -> Process {
+        self.assert_whole(digest, layers);
         let stack = stack_digest(layers);
         if self.process.digest() != Some(digest) || self.process.stack() != stack {
             self.pids += 1;
@@ -406,6 +482,7 @@ impl Node {
             patches: self.versions.iter().copied().filter(|digest| digest.0[0] > 50).collect(),
             changes: Vec::new(),
             process: self.process.clone(),
+            beside: self.beside.as_ref().map(|(process, _)| process.clone()),
             health: None,
             reverted: self.reverted.clone(),
         }
