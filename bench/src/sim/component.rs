@@ -349,6 +349,7 @@ impl Component {
             evidence: None,
             proof: None,
             reload: None,
+            interruption: None,
         });
     }
 
