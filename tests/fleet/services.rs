@@ -26,7 +26,8 @@ use crate::support::{
 const NAMES: [&str; 2] = ["shop 1.0.0", "shop 2.0.0"];
 const LANGUAGES: [&str; 3] = ["rust", "python", "go"];
 
-fn example(path: &str) -> PathBuf {
+/// A file of the examples.
+pub fn example(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/handover").join(path)
 }
 
@@ -50,19 +51,21 @@ pub fn versions(language: &str, dir: &Path) -> Result<[PathBuf; 2], String> {
 
 /// The file with another version's name in it.
 fn renamed(from: &Path, to: &Path, name: &str) {
-    let mut bytes = fs::read(from).unwrap();
-    let places: Vec<usize> = bytes
-        .windows(name.len())
-        .enumerate()
-        .filter(|(_, part)| *part == NAMES[0].as_bytes())
-        .map(|(at, _)| at)
-        .collect();
-    assert!(!places.is_empty(), "{} names its version", from.display());
+    fs::write(to, named(&fs::read(from).unwrap(), name)).unwrap();
+    fs::set_permissions(to, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// A program with another version's name in it.
+pub fn named(program: &[u8], name: &str) -> Vec<u8> {
+    let mut bytes = program.to_owned();
+    let here = |part: &[u8]| part == NAMES[0].as_bytes();
+    let places = bytes.windows(name.len()).enumerate().filter(|(_, part)| here(part));
+    let places: Vec<usize> = places.map(|(at, _)| at).collect();
+    assert!(!places.is_empty(), "the program does not name its version");
     for at in places {
         bytes[at..at + name.len()].copy_from_slice(name.as_bytes());
     }
-    fs::write(to, bytes).unwrap();
-    fs::set_permissions(to, fs::Permissions::from_mode(0o755)).unwrap();
+    bytes
 }
 
 fn build_go(path: &Path, name: &str) -> Result<(), String> {

@@ -2,7 +2,14 @@
 
 use upfleet_api::v1::{UpgradeState, rollout::State};
 
-use crate::support::{Behaviour, COMPONENT, Fleet, eventually, eventually_async, skip};
+use crate::{
+    services::{example, versions},
+    support::{
+        Behaviour, COMPONENT, Fleet, eventually, eventually_async,
+        load::{Load, get},
+        skip,
+    },
+};
 
 #[path = "../../node-agent/tests/process/systemd/fake/mod.rs"]
 mod fake;
@@ -72,4 +79,59 @@ fn run_on_bus(node: &crate::support::Node, bus: &str, command: &str) -> String {
     let output = node.command(&[command]).env("DBUS_SYSTEM_BUS_ADDRESS", bus).output().unwrap();
     assert!(output.status.success(), "{output:?}");
     String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// The sockets stay with systemd: while the service is restarted, forward or back, connections wait.
+#[tokio::test]
+async fn a_socket_unit_is_never_touched_and_no_request_fails() {
+    let test = "a_socket_unit_is_never_touched_and_no_request_fails";
+    let Some(systemd) = fake::FakeSystemd::start() else { return skip(test, "there is no dbus-daemon") };
+    let mut fleet = Fleet { nodes: 0, base: None, releases: Vec::new(), ..Fleet::default() }.start().await;
+    let index = fleet.add_node("n1", None).await;
+    let node = &mut fleet.nodes[index];
+    let path = node.component().display().to_string();
+    let text = |file: &str| std::fs::read_to_string(example("rust").join(file)).unwrap();
+    let own = |text: String| text.replace("/opt/shop/bin/shop", &path).replace("shop.", "app.");
+    systemd.install("app.socket", &own(text("shop.socket")));
+    systemd.install(UNIT, &own(text("shop.service")));
+    // The third version is ill for as long as it is the one that lies there.
+    let probe = format!(
+        "interval = \"50ms\"\nsuccesses = 1\n[[component.probe]]\ntype = \"exec\"\ninterval = \"250ms\"\nsuccesses = 1\n\
+         failures = 2\ncommand = [\"/bin/sh\", \"-c\", \"! grep -q 'shop 3.0.0' {path}\"]\n\
+         [component.health]\nsoak = \"600ms\"\nstart_deadline = \"5s\"\n"
+    );
+    node.declare(&(own(text("systemd.toml")).replace("\"shop\"", &format!("\"{COMPONENT}\"")) + &probe));
+    let address = systemd.operator_opens_socket(UNIT);
+    let bus = systemd.address();
+    node.start_with(&[("DBUS_SYSTEM_BUS_ADDRESS", &bus)]);
+    fleet.api.reach_online("n1", true).await;
+    let programs = versions("rust", fleet.dir()).unwrap().map(|path| std::fs::read(path).unwrap());
+    let ill = crate::services::named(&programs[0], "shop 3.0.0");
+    let releases = [("1.0.0", &programs[0]), ("2.0.0", &programs[1]), ("3.0.0", &ill)];
+    for (sequence, (version, program)) in (1..).zip(releases) {
+        fleet.api.publish(version, sequence, program).await;
+    }
+    let falls = b"#!/bin/sh\nexit 3\n";
+    fleet.api.publish("4.0.0", 4, falls).await;
+    fleet.install("1.0.0").await;
+    let checked = run_on_bus(&fleet.nodes[index], &bus, "check-config");
+    assert!(checked.contains(&format!("unit {UNIT} is there and runs it")), "{checked}");
+
+    let load = Load::start(address, 8, 4);
+    fleet.install("2.0.0").await;
+    assert_eq!(get(address, "/version").unwrap(), "shop 2.0.0");
+    for version in ["3.0.0", "4.0.0"] {
+        let rollout = fleet.api.start(fleet.spec(version)).await;
+        fleet.api.reach(&rollout, State::Halted).await;
+        assert_eq!(fleet.api.upgrade(&rollout, "n1").await.state(), UpgradeState::RolledBack, "{version}");
+        assert_eq!(get(address, "/version").unwrap(), "shop 2.0.0", "{version}");
+        let cancelled = ["rollout", "cancel", rollout.trim_start_matches("rollouts/"), "--yes"];
+        fleet.cli(&cancelled).success();
+    }
+    let tally = load.end();
+    assert_eq!(tally.failures, Vec::<String>::new(), "of {}", tally.answered());
+    println!("{} requests, the slowest took {:?}", tally.answered(), tally.slowest);
+    let calls = systemd.calls();
+    assert!(calls.contains(&format!("StopUnit {UNIT}")), "{calls:?}");
+    assert!(!calls.iter().any(|call| call.contains("socket")), "{calls:?}");
 }

@@ -106,6 +106,14 @@ start_deadline = "8s"
         fs::write(path, format!("{before}[component.run]\n{lines}\n[[component.probe]]{after}")).unwrap();
     }
 
+    /// Declares another component in the place of the usual one, with what follows it.
+    pub fn declare(&self, component: &str) {
+        let path = self.dir.join("etc/agent.toml");
+        let text = fs::read_to_string(&path).unwrap();
+        let (before, _) = text.split_once("[[component]]").unwrap();
+        fs::write(path, format!("{before}{component}")).unwrap();
+    }
+
     /// Gives the component longer to become healthy, for a test that makes it wait.
     pub fn be_patient(&self) {
         let file = self.dir.join("etc/agent.toml");

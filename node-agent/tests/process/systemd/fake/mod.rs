@@ -116,6 +116,11 @@ impl FakeSystemd {
         self.service(unit).start()
     }
 
+    /// `systemctl start` of the socket unit of a service; says where it listens.
+    pub fn operator_opens_socket(&self, unit: &str) -> std::net::SocketAddr {
+        self.service(unit).listen_for()
+    }
+
     /// `systemctl show`.
     pub fn standing(&self, unit: &str) -> Standing {
         self.service(unit).standing()

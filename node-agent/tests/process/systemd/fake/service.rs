@@ -2,7 +2,11 @@
 
 use std::{
     fs::{self, OpenOptions},
-    os::unix::{net::UnixDatagram, process::CommandExt as _, process::ExitStatusExt as _},
+    net::{SocketAddr, TcpListener},
+    os::{
+        fd::OwnedFd,
+        unix::{net::UnixDatagram, process::CommandExt as _, process::ExitStatusExt as _},
+    },
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{
@@ -13,7 +17,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::{Pid, Signal, kill_process},
+};
 
 use super::unit_file::UnitFile;
 
@@ -45,6 +52,8 @@ pub struct Service {
     state: Mutex<State>,
     /// Jobs of a unit follow each other.
     jobs: Mutex<()>,
+    /// Where an active socket unit of the same name listens.
+    socket: Mutex<Option<TcpListener>>,
 }
 
 struct State {
@@ -73,7 +82,28 @@ impl Service {
             outdated: false,
         };
         let state = State { file, standing, starts: Vec::new(), life: 0, ready: false };
-        Self { dir: dir.to_owned(), name: name.to_owned(), state: Mutex::new(state), jobs: Mutex::default() }
+        let (dir, name) = (dir.to_owned(), name.to_owned());
+        Self { dir, name, state: Mutex::new(state), jobs: Mutex::default(), socket: Mutex::default() }
+    }
+
+    /// Starts its socket unit: its processes are given the socket, and a connection that nobody takes starts it.
+    pub fn listen_for(self: &Arc<Self>) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        *self.socket.lock().unwrap() = Some(listener.try_clone().unwrap());
+        let own = Arc::clone(self);
+        thread::spawn(move || {
+            let pause = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
+            while own.socket.lock().unwrap().is_some() {
+                let waiting = poll(&mut [PollFd::new(&listener, PollFlags::IN)], Some(&pause)).unwrap() > 0;
+                let down = matches!(own.state().standing.active, "inactive" | "failed");
+                if waiting && down {
+                    own.start();
+                }
+                thread::sleep(LOOK);
+            }
+        });
+        address
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -165,7 +195,7 @@ impl Service {
         let (command, _) = file.commands("ExecStart").pop().unwrap();
         let notify = matches!(file.get("Type"), Some("notify" | "notify-reload"));
         let socket = notify.then(|| self.notify_socket());
-        let spawned = self.command(&file, &command).spawn();
+        let spawned = self.main_command(&file, &command).spawn();
         let mut state = self.state();
         let Ok(child) = spawned else {
             // systemd's own word for a program that can't be executed.
@@ -196,6 +226,19 @@ impl Service {
             command.env("WATCHDOG_USEC", watchdog.as_micros().to_string());
         }
         command.stdin(Stdio::null()).stdout(journal()).stderr(journal());
+        command
+    }
+
+    /// The main process's, with the socket where there is one.
+    fn main_command(&self, file: &UnitFile, words: &[String]) -> Command {
+        let socket = self.socket.lock().unwrap();
+        let Some(socket) = socket.as_ref() else { return self.command(file, words) };
+        // The shell becomes the program, so that its number is the one that is told.
+        let script = "export LISTEN_PID=$$; exec \"$0\" \"$@\" 3<&0 </dev/null";
+        let shell = [&["/bin/sh", "-c", script].map(str::to_owned), words].concat();
+        let mut command = self.command(file, &shell);
+        command.envs([("LISTEN_FDS", "1"), ("LISTEN_FDNAMES", "http")]);
+        command.stdin(Stdio::from(OwnedFd::from(socket.try_clone().unwrap())));
         command
     }
 
@@ -386,6 +429,7 @@ impl Service {
 
     /// Ends everything.
     pub fn end(&self) {
+        *self.socket.lock().unwrap() = None;
         self.state().life += 1;
         self.signal(Signal::KILL);
     }
