@@ -14,13 +14,10 @@ use std::{
 use upfleet_agent::identity::Identities;
 use upfleet_api::v1::rollout::State;
 
-use crate::{
-    interop::replace,
-    support::{
-        Behaviour, COMPONENT, Fleet, Node, TestFleet, eventually, next, run, transcript,
-        transcript::Line,
-        wire::{Between, Recorder},
-    },
+use crate::support::{
+    Behaviour, COMPONENT, Fleet, Node, TestFleet, eventually, next, run, transcript,
+    transcript::Line,
+    wire::{Between, Recorder},
 };
 
 /// Stands in the fixtures for the directory of the node they were taken from.
@@ -43,8 +40,8 @@ pub fn all() -> Vec<PathBuf> {
 
 /// A fleet of this controller with all releases, and nodes that have run nothing yet.
 pub async fn fleet(controller: PathBuf) -> TestFleet {
-    let mut fleet = Fleet { nodes: 0, base: None, releases: vec![], ..Fleet::default() }.start().await;
-    replace(&mut fleet, controller).await;
+    let program = Some(controller);
+    let fleet = Fleet { nodes: 0, base: None, releases: vec![], program, ..Fleet::default() }.start().await;
     for (sequence, (version, behaviour)) in (1..).zip(RELEASES) {
         fleet.api.publish(version, sequence, &crate::support::script(version, behaviour)).await;
     }

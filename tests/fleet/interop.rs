@@ -12,8 +12,8 @@ use crate::support::{
 /// A fleet of this controller whose nodes `n2` and `n4` have agents of the next version.
 async fn mixed(controller: PathBuf) -> TestFleet {
     let releases = vec![("1.1.0", Behaviour::Good), ("1.2.0", Behaviour::Crashes)];
-    let mut fleet = Fleet { nodes: 0, releases, ..Fleet::default() }.start().await;
-    replace(&mut fleet, controller).await;
+    let program = Some(controller);
+    let mut fleet = Fleet { nodes: 0, releases, program, ..Fleet::default() }.start().await;
     for name in ["n1", "n2", "n3", "n4"] {
         let index = fleet.add_node(name, None).await;
         fleet.nodes[index].program = if index % 2 == 1 { next::agent() } else { next::current_agent() };

@@ -20,7 +20,8 @@ const AT_ONCE: u32 = 2;
 /// Six nodes in the waves 1, 2 and 3; the new version is healthy where and when the test says so.
 async fn begin() -> (TestFleet, String) {
     let releases = vec![("1.1.0", Behaviour::HealthyWhenToldSo)];
-    let fleet = Fleet { nodes: NODES, releases, ..Fleet::default() }.start().await;
+    let program = Some(next::current_controller());
+    let fleet = Fleet { nodes: NODES, releases, program, ..Fleet::default() }.start().await;
     for node in &fleet.nodes {
         node.be_patient();
     }
@@ -149,8 +150,8 @@ async fn a_rollout_goes_on_under_the_next_controller_and_back() {
 #[tokio::test]
 async fn a_controller_that_can_t_use_the_later_store_says_what_to_do() {
     let releases = vec![("1.1.0", Behaviour::Good), ("1.2.0", Behaviour::Good)];
-    let mut fleet = Fleet { releases, ..Fleet::default() }.start().await;
-    replace(&mut fleet, next::current_controller()).await;
+    let program = Some(next::current_controller());
+    let mut fleet = Fleet { releases, program, ..Fleet::default() }.start().await;
     let backup = fleet.dir().join("backup");
     fleet.backup(&backup);
     fleet.set_environment(vec![("UPFLEET_NEXT_STORE_IS_MAJOR", "1".to_owned())]);

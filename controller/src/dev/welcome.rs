@@ -55,7 +55,7 @@ impl Fleet {
              {app}\
              Files       {}\n\
              Context     {CONTEXT} is selected. Try, in another terminal:\n",
-            paint.bold(&format!("upfleet {VERSION}")),
+            paint.bold(format!("upfleet {VERSION}")),
             took.as_secs_f64(),
             self.ports.api,
             self.ports.metrics,

@@ -36,6 +36,8 @@ pub struct Fleet {
     pub fetch: &'static str,
     /// Where the controller listens.
     pub address: &'static str,
+    /// The controller's program, where the test needs a certain one.
+    pub program: Option<PathBuf>,
 }
 
 impl Default for Fleet {
@@ -48,6 +50,7 @@ impl Default for Fleet {
             releases: vec![("1.1.0", Behaviour::Good)],
             fetch: "",
             address: LOOPBACK,
+            program: None,
         }
     }
 }
@@ -82,7 +85,7 @@ impl Fleet {
     pub async fn start(self) -> TestFleet {
         let dir = tempfile::Builder::new().prefix("uf").tempdir().unwrap();
         let lifeline = Lifeline::new();
-        let program = wanted_controller();
+        let program = self.program.unwrap_or_else(wanted_controller);
         let (controller, endpoints) =
             launch_controller(dir.path(), &program, Err(self.address), &lifeline, &[])
                 .unwrap_or_else(|problem| panic!("{problem}"));
