@@ -94,6 +94,16 @@ pub const ITSELF_POINTS: &[&str] = &[
     "itself.tidies",
 ];
 
+/// Those that only a handover comes to.
+pub const HANDOVER_POINTS: &[&str] = &[
+    "step.start-beside.before",
+    "step.start-beside.after",
+    "step.drain.before",
+    "step.drain.after",
+    "step.dismiss.before",
+    "step.dismiss.after",
+];
+
 /// The environment variable that names the point.
 pub const VARIABLE: &str = "UPFLEET_CRASH_AT";
 
@@ -118,7 +128,9 @@ pub fn point(name: &str) {
     }
     static AIMS: OnceLock<Vec<Aim>> = OnceLock::new();
     debug_assert!(
-        [POINTS, STACK_POINTS, TREE_POINTS, ITSELF_POINTS].iter().any(|points| points.contains(&name)),
+        [POINTS, STACK_POINTS, TREE_POINTS, ITSELF_POINTS, HANDOVER_POINTS]
+            .iter()
+            .any(|points| points.contains(&name)),
         "crash point `{name}` is not listed"
     );
     let aims = AIMS.get_or_init(|| {

@@ -13,6 +13,7 @@ mod damage;
 mod dev;
 mod files;
 mod formats;
+mod handover;
 mod identity;
 mod interop;
 mod itself;

@@ -22,7 +22,7 @@ use super::support::{Fixture, until, until_gone};
 /// Answers on what it was given. `wait` holds the answer back until the file `go` exists; `orphan` leaves a process
 /// in a session of its own and says its id. By SIGTERM it says STOPPING=1, takes no more connections, answers what it
 /// has begun, and ends. With a file `stubborn` it passes SIGTERM over.
-const SERVER: &str = r#"
+pub const SERVER: &str = r#"
 import os, select, signal, socket, subprocess, sys, threading, time
 assert os.environ["LISTEN_PID"] == str(os.getpid()), os.environ["LISTEN_PID"]
 names = os.environ["LISTEN_FDNAMES"].split(":")
@@ -68,7 +68,7 @@ accept()
 for thread in busy: thread.join()
 "#;
 
-fn python() -> Option<String> {
+pub fn python() -> Option<String> {
     let found = Command::new("python3").args(["-c", "import sys; print(sys.executable)"]).output().ok()?;
     Some(String::from_utf8_lossy(&found.stdout).trim().to_owned()).filter(|path| !path.is_empty())
 }

@@ -8,6 +8,7 @@ mod files;
 mod files_crash;
 mod files_support;
 mod handover;
+mod handover_crash;
 mod hostile;
 mod inputs;
 mod releases;

@@ -7,10 +7,16 @@ use crate::{
     upgrade::{
         Outcome, Phase,
         event::Effect,
+        record::Passage,
         recover::{self, Found, Recovery},
         step::{Answer, Failure},
     },
 };
+
+/// Whether it stood where the new process is watched.
+fn phase_watches(passage: &Passage) -> bool {
+    passage.phase == Phase::Probing && passage.end.is_none()
+}
 
 impl Machine {
     /// The agent has started: look before anything is touched.
@@ -63,6 +69,16 @@ impl Machine {
     fn recover(&mut self, recovery: Recovery, found: &Found, now: Time) {
         let Some(passage) = &mut self.record.passage else { return };
         passage.beside = found.beside.is_some();
+        // It took over while nobody could write that down: a stop would have been written before it was made.
+        let new_runs = passage.ran && self.policy.runs(&found.process, passage.order.goal.state());
+        if self.policy.handover
+            && phase_watches(passage)
+            && new_runs
+            && passage.reached
+            && passage.down_ms.is_none()
+        {
+            passage.handed_over = true;
+        }
         let phase = passage.phase;
         let goal = passage.order.goal.clone();
         let waits = matches!(

@@ -2,6 +2,6 @@
 
 mod crash;
 mod fake;
-mod support;
+pub mod support;
 mod trouble;
 mod upgrades;

@@ -67,7 +67,7 @@ pub fn script(version: &str, sequence: u64, text: &str) -> Release {
     release(version, sequence, format!("#!/bin/sh\n# {version}\n{text}\n").into_bytes())
 }
 
-fn release(version: &str, sequence: u64, bytes: Vec<u8>) -> Release {
+pub fn release(version: &str, sequence: u64, bytes: Vec<u8>) -> Release {
     let artifact = ArtifactRef {
         platform: Platform { arch: "any".to_owned(), ..node_platform() },
         sha256: Digest::of(&bytes),
