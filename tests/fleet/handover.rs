@@ -50,7 +50,7 @@ impl Shop {
         let shop = Self { fleet, address };
         let first = shop.roll_out("1.0.0", UpgradeState::Succeeded).await;
         assert_eq!(first.interruption, None, "a first install interrupts nobody");
-        assert!(get(address, "/").unwrap().contains("shop 1.0.0"));
+        assert!(get(address, "/version").unwrap().contains("shop 1.0.0"));
         shop
     }
 
@@ -69,7 +69,9 @@ impl Shop {
     }
 
     fn serves(&self, version: &str) {
-        eventually("the version", || get(self.address, "/").ok().filter(|text| text.contains(version)));
+        eventually("the version", || {
+            get(self.address, "/version").ok().filter(|text| text.contains(version))
+        });
     }
 }
 
