@@ -110,6 +110,31 @@ pub const VARIABLE: &str = "UPFLEET_CRASH_AT";
 /// The environment variable that names the point to stop at.
 pub const STOP_VARIABLE: &str = "UPFLEET_STOP_AT";
 
+/// The environment variable that names a directory in which a test directs several processes: see [`directed`].
+pub const DIRECTED: &str = "UPFLEET_CRASH_DIR";
+
+/// Stops this process, as `kill -STOP` would, where the first line of the directory's file `points` that nobody has come
+/// to yet is this one; then `taken-<line>` has its pid. So each point is taken once, by whichever process comes to it, in
+/// the order of the lines, and what becomes of that process is the test's affair.
+#[cfg(feature = "crash-points")]
+fn directed(name: &str) {
+    use std::{fs::File, io::Write as _, path::PathBuf, sync::OnceLock};
+
+    static DIR: OnceLock<Option<PathBuf>> = OnceLock::new();
+    let Some(dir) = DIR.get_or_init(|| std::env::var_os(DIRECTED).map(PathBuf::from)) else { return };
+    let Ok(points) = std::fs::read_to_string(dir.join("points")) else { return };
+    let taken = |line: usize| dir.join(format!("taken-{line}"));
+    let Some((line, point)) = points.lines().enumerate().find(|(line, _)| !taken(*line).exists()) else {
+        return;
+    };
+    if point == name
+        && let Ok(mut file) = File::create_new(taken(line))
+    {
+        let _ = writeln!(file, "{}", std::process::id());
+        let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::STOP);
+    }
+}
+
 /// Dies or stops here if a test wants so.
 #[cfg(feature = "crash-points")]
 pub fn point(name: &str) {
@@ -133,6 +158,7 @@ pub fn point(name: &str) {
             .any(|points| points.contains(&name)),
         "crash point `{name}` is not listed"
     );
+    directed(name);
     let aims = AIMS.get_or_init(|| {
         // SIGKILL leaves no time to tidy up, which is the point.
         let wanted = [(VARIABLE, Signal::KILL), (STOP_VARIABLE, Signal::STOP)];

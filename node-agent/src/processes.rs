@@ -170,7 +170,7 @@ pub fn descendants(ancestor: u32) -> Vec<Identity> {
 }
 
 /// A file, whatever its name: device and inode.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct FileId {
     /// The device.
     pub device: u64,
@@ -196,6 +196,12 @@ pub fn executable_path(pid: u32) -> String {
 #[must_use]
 pub fn executable(pid: u32) -> Option<FileId> {
     fs::metadata(executable_path(pid)).ok().as_ref().map(FileId::of)
+}
+
+/// Every file that some process executes, as far as that may be known.
+#[must_use]
+pub fn executables() -> BTreeSet<FileId> {
+    all().into_keys().filter_map(executable).collect()
 }
 
 #[cfg(test)]

@@ -17,6 +17,8 @@ mod handover;
 mod identity;
 mod interop;
 mod itself;
+mod itself_fleet;
+mod itself_kills;
 mod liars;
 mod local;
 mod network;

@@ -11,15 +11,25 @@ use super::{
     Place,
     files::{failed, remove_if_there},
 };
-use crate::crash;
+use crate::{
+    crash,
+    processes::{self, FileId},
+};
 
 pub(super) fn prune(place: &Place, keep: &[Digest]) -> Result<(), Reason> {
     let names: Vec<String> = keep.iter().map(Digest::to_string).collect();
+    // A process may be started from a version that nobody names any more, as shims are from the agents before: what runs
+    // is kept, and goes with a later pruning.
+    let running = processes::executables();
+    let runs = |name: &str| {
+        let looked = std::fs::symlink_metadata(place.versions().join(name));
+        looked.is_ok_and(|metadata| metadata.is_file() && running.contains(&FileId::of(&metadata)))
+    };
     let pruned = || -> io::Result<()> {
         remove_if_there(&place.temporary)?;
         empty(&place.incoming(), |_| false)?;
         crash::point("prune.some");
-        empty(&place.versions(), |name| names.iter().any(|kept| kept == name))
+        empty(&place.versions(), |name| names.iter().any(|kept| kept == name) || runs(name))
     };
     pruned().map_err(failed(ReasonCode::StageFailed, "remove old versions from", &place.store))
 }

@@ -74,6 +74,7 @@ pub async fn watch(state_dir: &Path, config_dir: &Path, ward: Ward) -> Result<()
         markers,
         config_dir: config_dir.to_owned(),
         ward,
+        own,
         begun: Instant::now(),
         noted: marker.watched_ms,
     }
@@ -86,6 +87,8 @@ struct Guard {
     markers: Markers,
     config_dir: std::path::PathBuf,
     ward: Ward,
+    /// This process, as the marker names it.
+    own: Option<Identity>,
     /// When the watch went on.
     begun: Instant,
     /// How long had been watched then, in milliseconds.
@@ -118,7 +121,16 @@ impl Guard {
             }
             tokio::time::sleep(EVERY).await;
             match self.markers.read() {
-                Ok(Some(read)) => marker = read,
+                Ok(Some(read)) if read.guard == self.own => marker = read,
+                // An old agent that was started anew has set it once more, and waits until somebody watches.
+                Ok(Some(read)) => {
+                    let own = self.own.clone();
+                    self.noted = read.watched_ms;
+                    self.begun = Instant::now();
+                    let changed = self.markers.change(|marker| marker.guard = own)?;
+                    let Some(changed) = changed else { return Ok(()) };
+                    marker = changed;
+                }
                 Ok(None) => {
                     tracing::info!("the new agent was acknowledged; the guard ends");
                     return Ok(());
@@ -187,9 +199,15 @@ impl Guard {
         crash::point("guard.restored");
         self.ward.restart(&self.markers, marker.old).await;
         crash::point("guard.restarted");
-        // Until the old agent has said what became of it: whoever keeps it would only start another guard.
+        // Until the old agent has said what became of it: whoever keeps it would only start another guard. What still
+        // runs of the new one is looked for again, since a process that can't be found now may be found later.
+        let mut looked = Instant::now();
         while self.markers.is_set() {
             tokio::time::sleep(EVERY).await;
+            if looked.elapsed() >= NOTED_EVERY {
+                self.ward.restart(&self.markers, marker.old).await;
+                looked = Instant::now();
+            }
         }
         Ok(())
     }

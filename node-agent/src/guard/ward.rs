@@ -6,8 +6,8 @@ use rustix::process::Signal;
 use upfleet_domain::digest::Digest;
 
 use crate::{
-    itself::marker::Markers,
-    processes::{Identity, executable_path},
+    itself::{keeper::PARENT, marker::Markers},
+    processes::{Identity, all, executable, executable_path, stat},
     supervise::own_unit,
 };
 
@@ -61,11 +61,30 @@ impl Ward {
         }
     }
 
+    /// The agent's process, if it runs.
     async fn process(&self, markers: &Markers) -> Option<Identity> {
         let process = match self {
-            Self::Child => markers.child()?,
+            Self::Child => markers.child().filter(Identity::is_running).or_else(sibling)?,
             Self::Unit(unit) => Identity::of(own_unit::main_pid(unit).await.ok()??).ok()?,
         };
         process.is_running().then_some(process)
     }
+}
+
+/// The agent by its place among the processes, where what its parent wrote down of it can't be read: the other child of
+/// this guard's parent. One that counts a start is of the executable that this guard is of.
+fn sibling() -> Option<Identity> {
+    let own = std::process::id();
+    let parent = std::env::var(PARENT).ok()?.parse::<u32>().ok()?;
+    let (own_parent, guard) = (stat(own).ok()?.parent, executable(own));
+    let children =
+        all().into_iter().filter(|(pid, stat)| *pid != own && stat.parent == parent && stat.is_running());
+    let mut agents = children.filter(|(pid, _)| executable(*pid) != guard || !is_guard(*pid));
+    let (pid, _) = agents.next().filter(|_| own_parent == parent)?;
+    Identity::of(pid).ok()
+}
+
+fn is_guard(pid: u32) -> bool {
+    let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    line.split(|byte| *byte == 0).any(|word| word == b"guard")
 }

@@ -30,7 +30,8 @@ pub fn variant(dir: &Path, label: &str) -> Vec<u8> {
     bytes
 }
 
-fn stripped(program: &Path, to: &Path) -> PathBuf {
+/// A program without what only debuggers read.
+pub fn stripped(program: &Path, to: &Path) -> PathBuf {
     if !to.exists() {
         let temporary = to.with_extension("tmp");
         run(Command::new("strip").arg("-o").arg(&temporary).arg(program)).success();
