@@ -63,6 +63,7 @@ fn the_packages_hold_what_they_should() {
     for (path, mode) in [
         ("/usr/bin/upfleet-agent", "-rwxr-xr-x"),
         ("/usr/lib/systemd/system/upfleet-agent.service", "-rw-r--r--"),
+        ("/usr/lib/systemd/system/upfleet-agent-guard.service", "-rw-r--r--"),
         ("/usr/lib/tmpfiles.d/upfleet-agent.conf", "-rw-r--r--"),
         ("/etc/upfleet-agent/agent.toml", "-rw-r--r--"),
         ("/etc/upfleet-agent/conf.d/", "drwxr-xr-x"),

@@ -12,8 +12,11 @@ use std::{
 use crate::support::{Program, binary, run, skip};
 
 /// The units, the program of each, and the exposure that it must not exceed.
-const UNITS: [(&str, &str, &str); 2] =
-    [("upfleet-controller.service", "upfleet", "2.0"), ("upfleet-agent.service", "upfleet-agent", "3.3")];
+const UNITS: [(&str, &str, &str); 3] = [
+    ("upfleet-controller.service", "/usr/bin/upfleet", "2.0"),
+    ("upfleet-agent.service", "/var/lib/upfleet-agent/bin/upfleet-agent", "3.3"),
+    ("upfleet-agent-guard.service", "/var/lib/upfleet-agent/itself/last-good", "1.9"),
+];
 
 fn dist(path: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("dist").join(path)
@@ -37,9 +40,10 @@ fn the_units_are_sound() {
     for (unit, program, _) in UNITS {
         // Installed they run what the package brings; here, what was built.
         let text = fs::read_to_string(dist(&format!("systemd/{unit}"))).unwrap();
-        let installed = format!("/usr/bin/{program} ");
-        assert!(text.contains(&installed), "{unit} runs {installed}");
-        let built = format!("{} ", binary(program).display());
+        let installed = format!("{program} ");
+        assert!(text.contains(&format!("\nExecStart={installed}")), "{unit} runs {installed}");
+        let name = if program.contains("agent") { "upfleet-agent" } else { "upfleet" };
+        let built = format!("{} ", binary(name).display());
         let path = dir.path().join(unit);
         fs::write(&path, text.replace(&installed, &built)).unwrap();
         command.arg(path);

@@ -121,6 +121,12 @@ impl FakeSystemd {
         self.service(unit).listen_for()
     }
 
+    /// Ends all units at once, and leaves them as after a boot that starts nothing.
+    pub fn loses_power(&self) {
+        let services: Vec<_> = self.shared.services.lock().unwrap().values().cloned().collect();
+        services.iter().for_each(|service| service.end());
+    }
+
     /// `systemctl show`.
     pub fn standing(&self, unit: &str) -> Standing {
         self.service(unit).standing()

@@ -161,7 +161,21 @@ impl Service {
             if state.standing.active == "active" {
                 return "done";
             }
-            state.standing.restarts = 0;
+        }
+        // A start that is under way, or that the manager is about to begin itself, is joined.
+        loop {
+            let mut state = self.state();
+            match state.standing.active {
+                "activating" => {}
+                "active" => return "done",
+                "deactivating" => return "canceled",
+                _ => {
+                    state.standing.restarts = 0;
+                    break;
+                }
+            }
+            drop(state);
+            thread::sleep(LOOK);
         }
         self.begin()
     }
@@ -171,6 +185,10 @@ impl Service {
         let (file, life) = {
             let mut state = self.state();
             state.life += 1;
+            if !state.file.may_start() {
+                (state.standing.active, state.standing.sub) = ("inactive", "dead");
+                return "done";
+            }
             let burst: usize = state.file.get("StartLimitBurst").map_or(5, |text| text.parse().unwrap());
             let interval = state.file.span("StartLimitIntervalSec", Duration::from_secs(10));
             state.starts.retain(|start| interval.is_none_or(|interval| start.elapsed() < interval));
@@ -195,6 +213,9 @@ impl Service {
         let (command, _) = file.commands("ExecStart").pop().unwrap();
         let notify = matches!(file.get("Type"), Some("notify" | "notify-reload"));
         let socket = notify.then(|| self.notify_socket());
+        if self.state().life != life {
+            return "canceled";
+        }
         let spawned = self.main_command(&file, &command).spawn();
         let mut state = self.state();
         let Ok(child) = spawned else {
@@ -273,7 +294,7 @@ impl Service {
                 if limit.is_some_and(|limit| begun.elapsed() > limit) {
                     self.fail(&mut state, "timeout");
                     drop(state);
-                    self.signal(Signal::KILL);
+                    self.kill(Signal::KILL);
                     return "timeout";
                 }
             }
@@ -295,7 +316,7 @@ impl Service {
             }
             if self.state().ready && watchdog.is_some_and(|limit| fed.elapsed() > limit) {
                 self.state().standing.result = "watchdog";
-                self.signal(Signal::ABORT);
+                self.kill(Signal::ABORT);
                 fed = Instant::now();
             }
         }
@@ -317,14 +338,15 @@ impl Service {
 
     /// The main process has ended by itself: systemd ends the rest of its control group, and restarts it or not.
     fn over(self: &Arc<Self>, life: u64, exit: (i32, i32)) {
-        let clean = exit == (1, 0);
         let restart = {
             let mut state = self.state();
             if state.life != life {
                 return;
             }
             state.life += 1;
+            let clean = exit == (1, 0) || state.file.names("SuccessExitStatus", exit);
             let restart = match state.file.get("Restart") {
+                _ if state.file.names("RestartForceExitStatus", exit) => true,
                 Some("always") => true,
                 Some("on-failure") => !clean,
                 _ => false,
@@ -345,7 +367,9 @@ impl Service {
             (state.standing.active, state.standing.sub) = standing;
             restart.then_some(state.life)
         };
-        self.signal(Signal::KILL);
+        if !self.spares() {
+            self.signal(Signal::KILL);
+        }
         let Some(life) = restart else { return };
         let pause = self.file().span("RestartSec", Duration::from_millis(100)).unwrap();
         let begun = Instant::now();
@@ -376,10 +400,10 @@ impl Service {
         };
         let _one_after_the_other = self.jobs.lock().unwrap();
         let limit = file.span("TimeoutStopSec", TIMEOUT);
-        self.signal(Signal::TERM);
+        self.kill(Signal::TERM);
         let ended = self.wait_until_empty(limit);
         if !ended {
-            self.signal(Signal::KILL);
+            self.kill(Signal::KILL);
             self.wait_until_empty(Some(Duration::from_secs(20)));
         }
         let mut state = self.state();
@@ -395,13 +419,28 @@ impl Service {
 
     fn wait_until_empty(&self, limit: Option<Duration>) -> bool {
         let begun = Instant::now();
-        while !self.group().is_empty() || self.state().standing.main_pid != 0 {
+        while self.state().standing.main_pid != 0 || !(self.spares() || self.group().is_empty()) {
             if limit.is_some_and(|limit| begun.elapsed() > limit) {
                 return false;
             }
             thread::sleep(LOOK);
         }
         true
+    }
+
+    /// Whether only the main process is ever ended: `KillMode=process`.
+    fn spares(&self) -> bool {
+        self.state().file.get("KillMode") == Some("process")
+    }
+
+    /// Signals what the unit's `KillMode=` says.
+    fn kill(&self, signal: Signal) {
+        if !self.spares() {
+            return self.signal(signal);
+        }
+        if let Some(pid) = Pid::from_raw(self.state().standing.main_pid.cast_signed()) {
+            let _ = kill_process(pid, signal);
+        }
     }
 
     /// The processes of the control group.
@@ -427,10 +466,14 @@ impl Service {
         }
     }
 
-    /// Ends everything.
+    /// Ends everything, as a machine that loses its power.
     pub fn end(&self) {
         *self.socket.lock().unwrap() = None;
-        self.state().life += 1;
+        {
+            let mut state = self.state();
+            state.life += 1;
+            (state.standing.active, state.standing.sub) = ("inactive", "dead");
+        }
         self.signal(Signal::KILL);
     }
 }

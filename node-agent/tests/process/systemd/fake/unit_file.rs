@@ -60,10 +60,11 @@ impl UnitFile {
             Some(text) => text,
         };
         let number = |text: &str| text.trim().parse().unwrap();
-        Some(match (text.strip_suffix("ms"), text.strip_suffix('s')) {
-            (Some(text), _) => Duration::from_millis(number(text)),
-            (None, Some(text)) => Duration::from_secs(number(text)),
-            (None, None) => Duration::from_secs(number(text)),
+        Some(match (text.strip_suffix("ms"), text.strip_suffix("min"), text.strip_suffix('s')) {
+            (Some(text), ..) => Duration::from_millis(number(text)),
+            (None, Some(text), _) => Duration::from_secs(60 * number(text)),
+            (None, None, Some(text)) => Duration::from_secs(number(text)),
+            (None, None, None) => Duration::from_secs(number(text)),
         })
     }
 
@@ -76,6 +77,17 @@ impl UnitFile {
             environment.push((key, value));
         }
         environment
+    }
+
+    /// Whether its conditions hold now.
+    pub fn may_start(&self) -> bool {
+        self.all("ConditionPathExists").iter().all(|path| Path::new(path).exists())
+    }
+
+    /// Whether an exit status is one that the key names.
+    pub fn names(&self, key: &str, (code, status): (i32, i32)) -> bool {
+        let listed = |line: &String| line.split_whitespace().any(|word| word.parse() == Ok(status));
+        code == 1 && self.all(key).iter().any(listed)
     }
 
     /// The commands of a key, each with whether its failure is ignored.
