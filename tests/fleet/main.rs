@@ -19,6 +19,7 @@ mod interop;
 mod itself;
 mod itself_fleet;
 mod itself_kills;
+mod itself_units;
 mod liars;
 mod local;
 mod network;

@@ -12,7 +12,7 @@ use crate::{
 };
 
 #[path = "../../node-agent/tests/process/systemd/fake/mod.rs"]
-mod fake;
+pub mod fake;
 
 const UNIT: &str = "app.service";
 

@@ -14,6 +14,7 @@ pub mod mirror;
 pub mod netns;
 pub mod next;
 mod node;
+pub mod own_units;
 mod process;
 mod program;
 mod shops;

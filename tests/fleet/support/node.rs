@@ -248,6 +248,11 @@ start_deadline = "8s"
         u32::try_from(value["process"]["pid"].as_u64()?).ok()
     }
 
+    /// The variable by which whatever is started ends with the test.
+    pub fn lifeline(&self) -> (&'static str, &str) {
+        (self.lifeline.0, &self.lifeline.1)
+    }
+
     /// Starts the agent with further environment.
     pub fn start_with(&mut self, environment: &[(&str, &str)]) {
         assert!(self.agent.is_none(), "{} has an agent already", self.name);

@@ -105,6 +105,12 @@ impl FakeSystemd {
         self.service(unit).start()
     }
 
+    /// `systemctl start --no-block`.
+    pub fn begins(&self, unit: &str) {
+        let service = self.service(unit);
+        std::thread::spawn(move || service.start());
+    }
+
     /// `systemctl stop`.
     pub fn operator_stops(&self, unit: &str) -> &'static str {
         self.service(unit).stop()

@@ -154,7 +154,7 @@ impl Service {
     pub fn start(self: &Arc<Self>) -> &'static str {
         let _one_after_the_other = self.jobs.lock().unwrap();
         {
-            let mut state = self.state();
+            let state = self.state();
             if state.standing.load != "loaded" {
                 return "failed";
             }
