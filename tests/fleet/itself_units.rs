@@ -2,42 +2,47 @@
 
 use std::{
     fs,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
+use tokio::task::JoinSet;
 use upfleet_api::v1::{self, UpgradeState, rollout::State};
 
 use crate::support::{
-    AGENT, Fleet, TestFleet, eventually, itself,
+    AGENT, Fleet, Node, TestFleet,
+    bad_agents::{self, Bad, Where},
+    count, endure, eventually, itself,
     own_units::{GUARD, Given, Keeper, UNIT, keep},
     skip, within_async,
 };
 
+/// What a node is given beyond the guard's deadline until all is as it was.
+const BEYOND: Duration = Duration::from_secs(30);
+
 const SHORT: Given =
     Given { deadline: Duration::from_secs(20), soak: Duration::from_millis(500), memory: 512 };
 
-/// Nodes whose agents systemd keeps, with a running component each.
-async fn fleet(names: &[String], given: Given) -> Option<(TestFleet, Vec<Keeper>)> {
-    let mut fleet = Fleet { nodes: 0, ..Fleet::default() }.start().await;
-    let mut keepers = Vec::new();
-    for name in names {
-        let index = fleet.add_node(name, None).await;
-        let program = itself::current(fleet.dir());
-        keepers.push(keep(&fleet.nodes[index], &fleet.dir().join(name), &program, given)?);
-    }
-    for name in names {
-        fleet.api.reach_online(name, true).await;
-    }
-    fleet.install_base("*").await;
-    Some((fleet, keepers))
+/// A node whose agent systemd keeps, with a running component.
+async fn node(fleet: &TestFleet, name: &str, given: Given) -> Option<(Node, Keeper)> {
+    let node = fleet.enrolled(name, None).await;
+    let keeper = keep(&node, &fleet.dir().join(name), &itself::current(fleet.dir()), given)?;
+    fleet.api.reach_online(name, true).await;
+    fleet.install_base(&format!("name={name}")).await;
+    Some((node, keeper))
 }
 
+/// A fleet of one such node; `None`, and said so, where that can't be.
 async fn one(test: &str, given: Given) -> Option<(TestFleet, Keeper)> {
-    let made = fleet(&["n1".to_owned()], given).await;
+    let mut fleet = Fleet { nodes: 0, ..Fleet::default() }.start().await;
+    let made = node(&fleet, "n1", given).await;
     if made.is_none() {
         skip(test, "there is no dbus-daemon");
     }
-    made.map(|(fleet, mut keepers)| (fleet, keepers.remove(0)))
+    made.map(|(node, keeper)| {
+        fleet.nodes.push(node);
+        (fleet, keeper)
+    })
 }
 
 /// The component's process on a node.
@@ -45,8 +50,11 @@ fn component(fleet: &TestFleet, node: &str) -> u32 {
     fleet.node(node).running().expect("the component runs").1
 }
 
+/// A rollout of the agent to one node.
 fn spec(fleet: &TestFleet, version: &str, node: &str) -> v1::RolloutSpec {
-    v1::RolloutSpec { selector: format!("name={node}"), ..fleet.spec_of(AGENT, version) }
+    let mut spec = v1::RolloutSpec { selector: format!("name={node}"), ..fleet.spec_of(AGENT, version) };
+    spec.policy.as_mut().unwrap().waves = vec![v1::WaveSpec { size: Some(count(1000)), ..Default::default() }];
+    spec
 }
 
 #[tokio::test]
@@ -118,20 +126,14 @@ async fn under_systemd_a_reboot_in_the_middle_changes_nothing() {
     keeper.settles();
 
     let real = itself::current(fleet.dir());
-    let hangs = format!(
-        "#!/bin/sh\ncase \" $* \" in *' trial '*) exec {} \"$@\";; esac\nexec sleep 3600\n",
-        real.display()
-    );
-    fleet.api.publish_agent("9.2.0", 3, hangs.as_bytes()).await;
+    let hangs = bad_agents::bytes(&real, fleet.dir(), Bad::Hangs, Where::Run, "9.2.0");
+    fleet.api.publish_agent("9.2.0", 3, &hangs).await;
     let rollout = fleet.api.start(fleet.spec_of(AGENT, "9.2.0")).await;
-    eventually("the new one to run", || {
-        let arguments = fs::read(format!("/proc/{}/cmdline", keeper.agent())).ok()?;
-        arguments.starts_with(b"sleep").then_some(())
-    });
+    eventually("the new one to run", || keeper.runs(&hangs).then_some(()));
     keeper.loses_power();
     let begun = Instant::now();
     keeper.boots();
-    let reason = rolled_back(&fleet, &rollout, "n1", SHORT.deadline + Duration::from_secs(30)).await;
+    let reason = rolled_back(&fleet, &rollout, "n1", SHORT.deadline + BEYOND).await;
     println!("back after {:?}: {}", begun.elapsed(), reason.message);
     assert!(reason.message.contains("did not report to the controller within 20 s"), "{reason:?}");
     assert!(keeper.runs(&good));
@@ -147,4 +149,79 @@ async fn rolled_back(fleet: &TestFleet, rollout: &str, node: &str, limit: Durati
         if upgrade.state() == UpgradeState::RolledBack { Ok(upgrade) } else { Err(format!("{upgrade:?}")) }
     });
     upgrade.await.reason.unwrap()
+}
+
+/// How the matrix is timed: what a new agent is given, when the late crash comes, and how often each is tried.
+fn times(bad: Bad) -> (Given, u64) {
+    // Those two are healthy at first: the soak time is what they fail in.
+    let late = matches!(bad, Bad::CrashesLater(_) | Bad::FillsMemory);
+    let (deadline, soak, rounds) = if endure() { (60, 30, 5) } else { (12, 5, 1) };
+    let soak = if late { Duration::from_secs(soak) } else { SHORT.soak };
+    (Given { deadline: Duration::from_secs(deadline), soak, memory: 200 }, rounds)
+}
+
+/// One bad agent that has passed its trial: how long it took until the node was as before.
+async fn put_back(
+    fleet: &TestFleet,
+    (node, keeper): (&Node, &Keeper),
+    (bad, sequence): (Bad, u64),
+    given: Given,
+) -> Duration {
+    let what = format!("{bad:?} on {}", node.name);
+    let (old, component) = (itself::installed(node).unwrap(), node.running().expect("the component runs"));
+    let version = format!("9.{sequence}.0");
+    let real = bad_agents::agent(fleet.dir());
+    let bytes = bad_agents::bytes(&real, &fleet.dir().join("lost"), bad, Where::Run, &version);
+    fleet.api.publish_agent(&version, sequence, &bytes).await;
+    let begun = Instant::now();
+    let rollout = fleet.api.start(spec(fleet, &version, &node.name)).await;
+    let said = rolled_back(fleet, &rollout, &node.name, given.deadline + BEYOND).await;
+    let took = begun.elapsed();
+    println!("{what}: {} ({} ms)", said.message, took.as_millis());
+    let expected = bad_agents::put_back_for(bad);
+    assert!(expected.iter().any(|words| said.message.contains(words)), "{what}: {said:?}");
+    assert_eq!(itself::installed(node), Some(old), "{what}");
+    assert_eq!(node.running(), Some(component), "{what}: the component was touched");
+    keeper.settles();
+    let standing = keeper.systemd.standing(UNIT);
+    assert_eq!((standing.active, standing.sub), ("active", "running"), "{what}");
+    fleet.api.reach(&rollout, State::Halted).await;
+    fleet.cli(&["rollout", "cancel", rollout.trim_start_matches("rollouts/"), "--yes"]);
+    fleet.api.reach(&rollout, State::Cancelled).await;
+    took
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn under_systemd_each_bad_agent_is_put_back_in_time() {
+    let fleet = Arc::new(Fleet { nodes: 0, ..Fleet::default() }.start().await);
+    // Made once, before many want it.
+    itself::current(fleet.dir());
+    let later = Duration::from_secs(if endure() { 20 } else { 2 });
+    let mut running = JoinSet::new();
+    for (number, bad) in (1_u64..).zip(bad_agents::all(later)) {
+        let fleet = Arc::clone(&fleet);
+        running.spawn(async move {
+            let (given, rounds) = times(bad);
+            let (node, keeper) = node(&fleet, &format!("b{number}"), given).await?;
+            let mut longest = Duration::ZERO;
+            for round in 1..=rounds {
+                let sequence = 100 * round + number;
+                let took = put_back(&fleet, (&node, &keeper), (bad, sequence), given).await;
+                longest = longest.max(took);
+            }
+            Some((bad, given, rounds, longest))
+        });
+    }
+    while let Some(ended) = running.join_next().await {
+        let ended = ended.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+        let Some((bad, given, rounds, longest)) = ended else {
+            return skip("under_systemd_each_bad_agent_is_put_back_in_time", "there is no dbus-daemon");
+        };
+        println!(
+            "figure: bad_agent_systemd_{} put back {rounds} of {rounds} times, at the latest after {:.1} s (deadline {} s)",
+            bad.name(),
+            longest.as_secs_f64(),
+            given.deadline.as_secs()
+        );
+    }
 }

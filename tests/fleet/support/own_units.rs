@@ -39,14 +39,9 @@ pub struct Given {
 /// `dbus-daemon`.
 pub fn keep(node: &Node, dir: &Path, program: &Path, given: Given) -> Option<Keeper> {
     let systemd = FakeSystemd::start()?;
-    node.be_itself(program, &format!("memory_max = \"{}MiB\"", given.memory));
-    let config = dir.join("etc/agent.toml");
-    let text = fs::read_to_string(&config).unwrap();
-    let (before, own) = text.split_once("kind = \"agent\"").unwrap();
-    let own = own
-        .replace("soak = \"500ms\"", &format!("soak = \"{}ms\"", given.soak.as_millis()))
-        .replace("deadline = \"60s\"", &format!("deadline = \"{}s\"", given.deadline.as_secs()));
-    fs::write(&config, format!("{before}kind = \"agent\"{own}")).unwrap();
+    let (deadline, memory) = (given.deadline.as_secs(), given.memory);
+    node.be_itself(program, &format!("deadline = \"{deadline}s\"\nmemory_max = \"{memory}MiB\""));
+    node.soak_itself(&format!("{}ms", given.soak.as_millis()));
     let (lifeline, descriptor) = node.lifeline();
     let shown = dir.display();
     let environment = format!(
