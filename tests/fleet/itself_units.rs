@@ -53,7 +53,8 @@ fn component(fleet: &TestFleet, node: &str) -> u32 {
 /// A rollout of the agent to one node.
 fn spec(fleet: &TestFleet, version: &str, node: &str) -> v1::RolloutSpec {
     let mut spec = v1::RolloutSpec { selector: format!("name={node}"), ..fleet.spec_of(AGENT, version) };
-    spec.policy.as_mut().unwrap().waves = vec![v1::WaveSpec { size: Some(count(1000)), ..Default::default() }];
+    spec.policy.as_mut().unwrap().waves =
+        vec![v1::WaveSpec { size: Some(count(1000)), ..Default::default() }];
     spec
 }
 
