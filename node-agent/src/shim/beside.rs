@@ -317,6 +317,6 @@ impl Keeper {
 
     fn say(&self, reply: &Reply) {
         self.publish();
-        let _ = reply.send(Body::Both(self.shared.both()));
+        let _ = reply.send(Body::Both(Box::new(self.shared.both())));
     }
 }

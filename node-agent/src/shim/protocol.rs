@@ -122,7 +122,7 @@ pub enum Body {
     /// To `tail`.
     Lines(Vec<String>),
     /// To `both`, `start_beside`, `drain`, `dismiss`.
-    Both(Both),
+    Both(Box<Both>),
     /// During `follow`.
     Event(Event),
     /// It could not be done.

@@ -165,7 +165,7 @@ impl Server {
             Op::Replace { launch } => self.events.send(Event::Replace(launch, reply)),
             Op::Stop => self.events.send(Event::Stop(reply)),
             Op::Shutdown => self.events.send(Event::Shutdown(reply)),
-            Op::Both => return Body::Both(self.shared.both()),
+            Op::Both => return Body::Both(Box::new(self.shared.both())),
             Op::StartBeside { launch } => self.events.send(Event::StartBeside(launch, reply)),
             Op::Drain => self.events.send(Event::Drain(reply)),
             Op::Dismiss => self.events.send(Event::Dismiss(reply)),

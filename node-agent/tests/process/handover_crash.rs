@@ -6,7 +6,7 @@
 use std::{
     os::unix::process::ExitStatusExt as _,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -198,8 +198,7 @@ impl Place {
         (both.current.running().map(|info| (info.pid, info.digest)), both.beside.is_some())
     }
 
-    /// Runs a child; true where it was killed at `point`.
-    fn child(&self, name: &str, point: Option<&str>) -> bool {
+    fn begin(&self, name: &str, point: Option<&str>) -> Child {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["--exact", "handover_crash::harness", "--nocapture"]);
         command.env(DIR, self.path()).env(ORDER, name).env_remove(VARIABLE);
@@ -207,7 +206,16 @@ impl Place {
         if let Some(point) = point {
             command.env(VARIABLE, point);
         }
-        let mut running = command.spawn().unwrap();
+        command.spawn().unwrap()
+    }
+
+    /// Runs a child; true where it was killed at `point`.
+    fn child(&self, name: &str, point: Option<&str>) -> bool {
+        let running = self.begin(name, point);
+        self.end(running, name, point)
+    }
+
+    fn end(&self, mut running: Child, name: &str, point: Option<&str>) -> bool {
         let deadline = Instant::now() + Duration::from_secs(120);
         let status = loop {
             if let Some(status) = running.try_wait().unwrap() {
@@ -289,4 +297,35 @@ fn killed_around_each_step_of_a_handover_it_ends_old_or_new() {
         }
     }
     println!("figure: handover_crash_series {runs}, {died} deaths, 0 ended between");
+}
+
+/// The shim is killed while two processes run, and its sockets with it: the next one ends what was left, and the upgrade
+/// ends with one of the two versions running, alone.
+#[test]
+fn a_shim_killed_in_the_midst_of_a_handover_costs_a_restart_and_no_state() {
+    if python().is_none() {
+        return super::files::skipped("a_shim_killed_in_the_midst_of_a_handover", "there is no python3");
+    }
+    let place = Place(tempfile::tempdir().unwrap());
+    assert!(!place.child("one", None));
+    let child = place.begin("two", None);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let killed = loop {
+        let shim = place.shim().and_then(|record| record.shim).expect("a shim has begun");
+        // Two processes are there, whoever is whose.
+        if descendants(shim.pid).len() > 1 {
+            break shim.signal(Signal::KILL);
+        }
+        assert!(Instant::now() < deadline, "nothing was started beside: {:?}", place.record());
+        std::thread::sleep(Duration::from_millis(1));
+    };
+    assert!(killed);
+    assert!(!place.end(child, "two", None));
+    let record = place.record();
+    let last = record.last.as_ref().expect("an upgrade ended");
+    assert!([Outcome::Succeeded, Outcome::RolledBack].contains(&last.outcome), "{last:?}");
+    let (runs, beside) = place.runs();
+    assert_eq!((runs.map(|(_, digest)| digest), beside), (record.current.artifact(), false), "{last:?}");
+    let shim = place.shim().and_then(|record| record.shim).unwrap();
+    assert_eq!(descendants(shim.pid).len(), 1);
 }
