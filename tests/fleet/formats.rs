@@ -205,6 +205,25 @@ async fn every_state_directory_is_read_by_both_versions() {
     }
 }
 
+/// A shim's file of a later major is left to the version that wrote it, and the agent says why the component does not run.
+#[tokio::test]
+async fn a_shim_s_file_of_a_later_major_is_left_alone() {
+    let fleet = Fleet { nodes: 0, base: None, releases: vec![], ..Fleet::default() }.start().await;
+    let fixture = fixtures().join(env!("CARGO_PKG_VERSION"));
+    let mut node = node_of(&fleet, &fixture, &next::current_agent(), "later");
+    let path = node.app("../state/shims").join(COMPONENT).join("spec.json");
+    let later = fs::read_to_string(&path).unwrap().replace("\"format\":1", "\"format\":2");
+    fs::write(&path, &later).unwrap();
+    node.start();
+    eventually("the agent to say why", || {
+        node.log().contains("has format 2, this version reads up to 1").then_some(())
+    });
+    let status = node.run(&["status"]);
+    assert!(status.out.contains("unhealthy"), "{status:?}");
+    assert_eq!(fs::read_to_string(&path).unwrap(), later);
+    assert_eq!(node.running(), None);
+}
+
 #[tokio::test]
 async fn every_transcript_means_what_it_meant() {
     for fixture in all() {
