@@ -316,13 +316,7 @@ impl Node {
             StepKind::StartBeside { digest, layers } => return self.start_beside(*digest, layers),
             StepKind::Drain => return self.drain(),
             StepKind::Dismiss => self.beside = None,
-            StepKind::Probe { beside: true, .. } => {
-                let (process, layers) = self.beside.clone().unwrap_or((Process::NotRun, vec![]));
-                let bad = layers.iter().any(|layer| self.unhealthy.contains(&layer.release.artifact));
-                let sick = bad || process.digest().is_none_or(|digest| self.unhealthy.contains(&digest));
-                let result = if sick { Err("answers 500".to_owned()) } else { Ok(()) };
-                return Ok(Answer::Probed(Probed { result, process, evidence: None }));
-            }
+            StepKind::Probe { beside: true, .. } => return Ok(self.probe_beside()),
             StepKind::Start { digest, layers } => return Ok(Answer::Started(self.start(*digest, layers))),
             StepKind::PatchLive { layers, .. } => return self.patch_live(layers),
             StepKind::Prove { layers, .. } => {
@@ -350,6 +344,14 @@ impl Node {
             StepKind::Fetch { .. } => {}
         }
         Ok(Answer::Done)
+    }
+
+    fn probe_beside(&self) -> Answer {
+        let (process, layers) = self.beside.clone().unwrap_or((Process::NotRun, vec![]));
+        let bad = layers.iter().any(|layer| self.unhealthy.contains(&layer.release.artifact));
+        let sick = bad || process.digest().is_none_or(|digest| self.unhealthy.contains(&digest));
+        let result = if sick { Err("answers 500".to_owned()) } else { Ok(()) };
+        Answer::Probed(Probed { result, process, evidence: None })
     }
 
     fn start_beside(&mut self, digest: Digest, layers: &[Layer]) -> Result<Answer, Failure> {

@@ -180,12 +180,8 @@ fn act(node: &mut Node, ledger: &mut Ledger, act: &Act) {
         }
         Act::Crash => node.crash(),
         Act::Look => node.send(Event::Look),
-        Act::Sick(n) => {
-            node.unhealthy.insert(digest(*n));
-        }
-        Act::Damage(n) => {
-            node.damaged.insert(digest(*n));
-        }
+        Act::Sick(n) => drop(node.unhealthy.insert(digest(*n))),
+        Act::Damage(n) => drop(node.damaged.insert(digest(*n))),
         Act::Ack => {
             let record = node.machine.record();
             if let Some(report) = record.outbox.reports().last().cloned() {
