@@ -81,8 +81,15 @@ pub fn overdue(rules: &Rules, tried: Result<(), String>) -> Result<Duration, Rea
             );
             Err(reason(problem))
         }
-        Err(_) => Ok(rules.deadline.saturating_sub(EXTENSION.min(rules.deadline / 4))),
+        Err(_) => Ok(before_the_deadline(rules)),
     }
+}
+
+/// When it is tried for the first time whether the controller can be reached, in time of watching. One that only comes
+/// back when the time is over already must not be held against the new agent.
+#[must_use]
+pub fn before_the_deadline(rules: &Rules) -> Duration {
+    rules.deadline.saturating_sub(EXTENSION.min(rules.deadline / 4))
 }
 
 fn put_back(problem: String) -> Verdict {

@@ -202,7 +202,7 @@ impl Parent {
         if on_trial {
             command.stderr(Stdio::piped());
         }
-        command.arg("run").args(&self.arguments).env(PARENT, std::process::id().to_string());
+        command.arg("run").args(&self.arguments);
         let mut child = match command.spawn() {
             Ok(child) => child,
             Err(error) => {
@@ -251,6 +251,8 @@ impl Parent {
     fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
         command.arg("--config").arg(&self.dir).stdin(Stdio::inherit());
+        // Also a guard ends with its parent: the next one starts its own.
+        command.env(PARENT, std::process::id().to_string());
         command
     }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 use upfleet_api::v1::{RolloutSpec, Upgrade, UpgradeState, WaveSpec, rollout::State};
+use upfleet_domain::digest::Digest;
 
 use crate::support::{
     AGENT, Fleet, Node, TestFleet,
@@ -16,6 +17,8 @@ use crate::support::{
 
 /// What a node is given beyond the guard's deadline until all is as it was.
 const BEYOND: Duration = Duration::from_secs(30);
+/// Until when whatever is waited for must have come; what is promised has a limit of its own.
+const LIMIT: Duration = Duration::from_secs(180);
 
 /// How it is timed: the guard's deadline, when the late crash comes, and the soak time that it comes in.
 struct Times {
@@ -60,10 +63,15 @@ fn spec(fleet: &TestFleet, node: &Node, version: &str) -> RolloutSpec {
 }
 
 /// Rolls a release of the agent out to one node and waits for an end of it; returns the rollout, too.
-async fn roll(fleet: &TestFleet, node: &Node, version: &str, limit: Duration) -> (String, Upgrade) {
+async fn roll(fleet: &TestFleet, node: &Node, version: &str) -> (String, Upgrade) {
     let rollout = fleet.api.start(spec(fleet, node, version)).await;
-    let ended = within_async(limit, &format!("{} to end with {version}", node.name), || async {
-        let upgrade = fleet.api.upgrade(&rollout, &node.name).await;
+    let ended = ended(fleet, node, &rollout, version).await;
+    (rollout, ended)
+}
+
+async fn ended(fleet: &TestFleet, node: &Node, rollout: &str, version: &str) -> Upgrade {
+    within_async(LIMIT, &format!("{} to end with {version}", node.name), || async {
+        let upgrade = fleet.api.upgrade(rollout, &node.name).await;
         let ends = [
             UpgradeState::Succeeded,
             UpgradeState::RolledBack,
@@ -73,8 +81,7 @@ async fn roll(fleet: &TestFleet, node: &Node, version: &str, limit: Duration) ->
         ];
         if ends.contains(&upgrade.state()) { Ok(upgrade) } else { Err(format!("{:?}", upgrade.state())) }
     })
-    .await;
-    (rollout, ended)
+    .await
 }
 
 /// Ends a rollout that is halted, so that its node is free.
@@ -98,11 +105,10 @@ async fn put_back(fleet: &TestFleet, node: &Node, bad: Bad, round: u64, times: &
     let bytes = bad_agents::bytes(&agent, &dir, bad, Where::Run, &version);
     fleet.api.publish_agent(&version, sequence(node, 2 * round), &bytes).await;
 
-    let began = Instant::now();
-    let limit = times.deadline + BEYOND;
-    let (rollout, upgrade) = roll(fleet, node, &version, limit).await;
+    let rollout = fleet.api.start(spec(fleet, node, &version)).await;
+    let took = back_in_time(node, times, old, &what).await;
+    let upgrade = ended(fleet, node, &rollout, &version).await;
     assert_eq!(upgrade.state(), UpgradeState::RolledBack, "{what}: {}", reason(&upgrade));
-    let took = began.elapsed();
     let said = reason(&upgrade);
     assert!(bad_agents::put_back_for(bad).iter().any(|words| said.contains(words)), "{what}: {said}");
     assert_eq!(itself::installed(node), Some(old), "{what}");
@@ -121,11 +127,31 @@ async fn put_back(fleet: &TestFleet, node: &Node, bad: Bad, round: u64, times: &
     let version = format!("9.{round}.1-{}", node.name);
     let good = itself::variant(fleet.dir(), &version);
     let digest = fleet.api.publish_agent(&version, sequence(node, 2 * round + 1), &good).await;
-    let (_, upgrade) = roll(fleet, node, &version, limit).await;
+    let (_, upgrade) = roll(fleet, node, &version).await;
     assert_eq!(upgrade.state(), UpgradeState::Succeeded, "{what}: {}", reason(&upgrade));
     assert_eq!(itself::installed(node), Some(digest), "{what}");
     assert_eq!(node.running(), Some(component), "{what}: the component was touched");
     at_rest(node, &what);
+    took
+}
+
+/// From the marker's being set: how long until the old agent runs again, which must be in time.
+async fn back_in_time(node: &Node, times: &Times, old: Digest, what: &str) -> Duration {
+    within_async(LIMIT, &format!("{what}: the marker"), || async {
+        itself::marker(node).exists().then_some(()).ok_or_else(String::new)
+    })
+    .await;
+    let before = node.find_own_agent();
+    let began = Instant::now();
+    within_async(LIMIT, &format!("{what}: the old agent"), || async {
+        let other = node.find_own_agent().filter(|pid| Some(*pid) != before);
+        let back = other.is_some() && itself::runs_installed(node) && itself::lies(node, old);
+        back.then_some(()).ok_or_else(|| format!("{other:?}"))
+    })
+    .await;
+    let took = began.elapsed();
+    let limit = times.deadline + BEYOND;
+    assert!(took < limit, "{what}: back after {took:?}, not within {limit:?}");
     took
 }
 
@@ -182,14 +208,14 @@ async fn an_agent_that_fails_in_its_trial_is_never_switched_in() {
     let (agent, component) = (node.own_agent(), node.running());
     let own = bad_agents::agent(fleet.dir());
     for (number, bad) in (1..).zip(bad_agents::all(times.later)) {
-        // These two need the trial's whole minute, or are told by what runs.
-        if matches!(bad, Bad::Hangs | Bad::NoConnection | Bad::FillsMemory) && !endure() {
+        // A trial is over before much memory is taken; two need its whole minute.
+        if bad == Bad::FillsMemory || matches!(bad, Bad::Hangs | Bad::NoConnection) && !endure() {
             continue;
         }
         let version = format!("9.{number}.0");
         let bytes = bad_agents::bytes(&own, fleet.dir(), bad, Where::Trial, &version);
         fleet.api.publish_agent(&version, number + 1, &bytes).await;
-        let (rollout, upgrade) = roll(&fleet, &node, &version, Duration::from_secs(120)).await;
+        let (rollout, upgrade) = roll(&fleet, &node, &version).await;
         assert_eq!(upgrade.state(), UpgradeState::FailedUnchanged, "{bad:?}: {}", reason(&upgrade));
         assert_eq!((node.own_agent(), node.running()), (agent, component.clone()), "{bad:?}");
         at_rest(&node, &format!("{bad:?}"));

@@ -72,7 +72,7 @@ struct Cut {
     release: &'static str,
 }
 
-fn pid_of(pid: u32) -> Pid {
+pub(super) fn pid_of(pid: u32) -> Pid {
     Pid::from_raw(pid.cast_signed()).expect("no process has the number 0")
 }
 
@@ -81,17 +81,23 @@ fn kill(pid: u32) {
 }
 
 /// Where a node's crash points are directed from.
-fn directions(node: &Node) -> PathBuf {
+pub(super) fn directions(node: &Node) -> PathBuf {
     node.dir().join("directed")
 }
 
-fn start(node: &mut Node) {
+/// From now on these steps are stopped at, one by one.
+pub(super) fn direct(node: &Node, lines: &str) {
+    fs::write(directions(node).join("points.tmp"), lines).unwrap();
+    fs::rename(directions(node).join("points.tmp"), directions(node).join("points")).unwrap();
+}
+
+pub(super) fn start(node: &mut Node) {
     let directed = directions(node).display().to_string();
     node.start_supervised_with(&[(DIRECTED, &directed)]);
 }
 
 /// Which process has come to the step `line`, if one has and is stopped there.
-fn taken(node: &Node, line: usize) -> Option<u32> {
+pub(super) fn taken(node: &Node, line: usize) -> Option<u32> {
     let pid = fs::read_to_string(directions(node).join(format!("taken-{line}"))).ok()?.trim().parse().ok()?;
     // It has said so before it stops.
     processes::stat(pid).is_ok_and(|stat| stat.state == 'T').then_some(pid)
@@ -148,8 +154,7 @@ async fn cut(fleet: &TestFleet, name: &str, cut: &Cut, digest: Digest) -> (usize
     let (old, component) = (itself::installed(&node).unwrap(), node.running());
 
     let lines: String = cut.at.iter().map(|(point, _)| format!("{point}\n")).collect();
-    fs::write(directions(&node).join("points.tmp"), lines).unwrap();
-    fs::rename(directions(&node).join("points.tmp"), directions(&node).join("points")).unwrap();
+    direct(&node, &lines);
     let mut spec = fleet.spec_of(AGENT, cut.release);
     spec.selector = format!("name={name}");
     spec.policy.as_mut().unwrap().waves = vec![WaveSpec { size: Some(count(1000)), ..Default::default() }];
@@ -203,7 +208,7 @@ async fn converges(
         within_async(LIMIT, &format!("{cut:?} on {name}: the node to converge"), || {
             let (strays, runs) = (itself::strays(node), itself::runs_installed(node));
             let marked = itself::marker(node).exists();
-            let installed = itself::installed(node);
+            let lies = [old, new].map(|digest| itself::lies(node, digest));
             let component = node.running().is_some();
             let name = name.clone();
             async move {
@@ -213,7 +218,8 @@ async fn converges(
                 let components = fleet.api.node(&name).await.components;
                 let own = components.into_iter().find(|component| component.component == AGENT);
                 let recorded = own.and_then(|own| own.running_digest).is_some_and(|digest| *digest.value == expected.0);
-                let right = over(state) && state != UpgradeState::RollbackFailed && installed == Some(expected);
+                let there = lies[usize::from(state == UpgradeState::Succeeded)];
+                let right = over(state) && state != UpgradeState::RollbackFailed && there;
                 if right && recorded && runs && component && strays.is_empty() && !marked {
                     Ok(state == UpgradeState::Succeeded)
                 } else {

@@ -20,6 +20,7 @@ mod itself;
 mod itself_fleet;
 mod itself_kills;
 mod itself_units;
+mod itself_unlucky;
 mod liars;
 mod local;
 mod network;

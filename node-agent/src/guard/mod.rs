@@ -75,6 +75,7 @@ pub async fn watch(state_dir: &Path, config_dir: &Path, ward: Ward) -> Result<()
         config_dir: config_dir.to_owned(),
         ward,
         own,
+        reached: None,
         begun: Instant::now(),
         noted: marker.watched_ms,
     }
@@ -89,6 +90,8 @@ struct Guard {
     ward: Ward,
     /// This process, as the marker names it.
     own: Option<Identity>,
+    /// Whether the controller could be reached when that was tried last, if it was.
+    reached: Option<bool>,
     /// When the watch went on.
     begun: Instant,
     /// How long had been watched then, in milliseconds.
@@ -109,7 +112,7 @@ impl Guard {
                 let memory = self.ward.memory(&self.markers).await;
                 let seen = guard::Seen { memory, ..marker.seen() };
                 match guard::judge(&marker.rules(), &seen, &self.markers.last_words()) {
-                    Verdict::Watch => {}
+                    Verdict::Watch => self.early(&marker).await,
                     Verdict::Try => self.overdue(&marker).await?,
                     Verdict::PutBack(reason) => self.decide(reason)?,
                 }
@@ -155,8 +158,23 @@ impl Guard {
         self.markers.change(|marker| marker.watched_ms = watched_ms).map(drop)
     }
 
+    /// Tries the controller once, some time before the deadline.
+    async fn early(&mut self, marker: &Marker) {
+        let due = guard::before_the_deadline(&marker.rules());
+        if self.reached.is_none() && marker.seen().watched >= due {
+            self.reached = Some(self.try_controller().await.is_ok());
+        }
+    }
+
     async fn overdue(&mut self, marker: &Marker) -> std::io::Result<()> {
         let tried = self.try_controller().await;
+        if tried.is_ok() && self.reached == Some(false) {
+            // It has just come back: the new agent, which may be waiting before it tries again, is given its time.
+            tracing::info!("the controller can be reached again: the deadline begins anew");
+            self.reached = None;
+            return self.note(0);
+        }
+        self.reached = Some(tried.is_ok());
         match guard::overdue(&marker.rules(), tried.clone()) {
             Ok(watched) => {
                 let problem = tried.err().unwrap_or_default();

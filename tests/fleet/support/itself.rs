@@ -55,6 +55,14 @@ pub fn installed(node: &Node) -> Option<Digest> {
     fs::read(place(node)).ok().map(|bytes| Digest::of(&bytes))
 }
 
+/// Whether that version lies in the agent's place, without reading it: a version is put there by a link.
+pub fn lies(node: &Node, digest: Digest) -> bool {
+    let version = place(node).with_file_name(format!(".upfleet/{AGENT}/versions/{digest}"));
+    let of = |path: PathBuf| fs::metadata(path).ok().as_ref().map(processes::FileId::of);
+    let kept = of(version);
+    kept.is_some() && kept == of(place(node))
+}
+
 /// Whether the agent that runs is the file that lies in its place.
 pub fn runs_installed(node: &Node) -> bool {
     let lies = fs::metadata(place(node)).ok().as_ref().map(processes::FileId::of);
