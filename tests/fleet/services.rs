@@ -15,9 +15,10 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
+use upfleet_api::v1::{UpgradeState, rollout::State};
 
 use crate::support::{
-    binary, eventually,
+    COMPONENT, Fleet, binary, eventually,
     load::{Load, connect, exchange, get},
     run, skip,
 };
@@ -202,6 +203,59 @@ fn a_service_in_python_changes_its_version_without_a_failed_request() {
 #[test]
 fn a_service_in_go_changes_its_version_without_a_failed_request() {
     changes_version("go", "a_service_in_go_changes_its_version_without_a_failed_request");
+}
+
+/// By a real agent's handover, forward, past a version that falls over, and back. That in Rust is in `handover.rs`.
+async fn is_handed_over(language: &str, test: &str) {
+    let mut fleet = Fleet { nodes: 0, base: None, releases: Vec::new(), ..Fleet::default() }.start().await;
+    let versions = match versions(language, fleet.dir()) {
+        Ok(versions) => versions,
+        Err(reason) => return skip(&format!("services::{test}"), &reason),
+    };
+    let index = fleet.add_node("n1", None).await;
+    let node = &mut fleet.nodes[index];
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let fragment = fs::read_to_string(example("rust/supervised.toml")).unwrap();
+    let fragment = fragment
+        .replace("/opt/shop/bin/shop", &node.component().display().to_string())
+        .replace("\"shop\"", &format!("\"{COMPONENT}\""))
+        .replace("0.0.0.0:8080", &address.to_string());
+    let health = "interval = \"50ms\"\nsuccesses = 1\n[component.health]\nsoak = \"200ms\"\n";
+    node.declare(&(fragment + health));
+    node.start();
+    fleet.api.reach_online("n1", true).await;
+    let programs = versions.map(|path| fs::read(path).unwrap());
+    let falls = b"#!/bin/sh\nexit 3\n".to_vec();
+    let releases = [("1.0.0", &programs[0]), ("2.0.0", &programs[1]), ("3.0.0", &falls)];
+    for (sequence, (version, program)) in (1..).zip(releases) {
+        fleet.api.publish(version, sequence, program).await;
+    }
+    fleet.install("1.0.0").await;
+    let load = Load::start(address, 12, 6);
+    fleet.install("2.0.0").await;
+    assert_eq!(get(address, "/version").unwrap(), NAMES[1]);
+    let bad = fleet.api.start(fleet.spec("3.0.0")).await;
+    fleet.api.reach(&bad, State::Halted).await;
+    assert_eq!(fleet.api.upgrade(&bad, "n1").await.state(), UpgradeState::RolledBack);
+    assert_eq!(get(address, "/version").unwrap(), NAMES[1]);
+    fleet.cli(&["rollout", "cancel", bad.trim_start_matches("rollouts/"), "--yes"]).success();
+    // A version that the node has kept is no downgrade.
+    fleet.install("1.0.0").await;
+    assert_eq!(get(address, "/version").unwrap(), NAMES[0]);
+    let tally = load.end();
+    assert_eq!(tally.failures, Vec::<String>::new(), "{language}: of {}", tally.answered());
+    assert_eq!(tally.answers.len(), 2, "{tally:?}");
+    println!("{language}: {} requests, the slowest took {:?}", tally.answered(), tally.slowest);
+}
+
+#[tokio::test]
+async fn an_agent_hands_over_a_service_in_python() {
+    is_handed_over("python", "an_agent_hands_over_a_service_in_python").await;
+}
+
+#[tokio::test]
+async fn an_agent_hands_over_a_service_in_go() {
+    is_handed_over("go", "an_agent_hands_over_a_service_in_go").await;
 }
 
 /// By themselves the examples listen where they are told.
