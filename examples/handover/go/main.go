@@ -71,10 +71,11 @@ func run() error {
 	}
 
 	<-signals
+	draining.Store(true)
+	// Whoever listened may be gone. What is under way is finished all the same.
 	if err := notify("STOPPING=1"); err != nil {
 		log.Print(err)
 	}
-	draining.Store(true)
 	// What waits in a socket's queue is for the next process: it is closed here and nowhere else.
 	for _, listener := range listeners {
 		listener.Close()

@@ -125,8 +125,12 @@ def main():
     notify("READY=1")
 
     signal.sigwait(signals)
-    notify("STOPPING=1")
     draining.set()
+    # Whoever listened may be gone. What is under way is finished all the same.
+    try:
+        notify("STOPPING=1")
+    except OSError as error:
+        print(f"could not say STOPPING=1: {error}", file=sys.stderr)
     for server in servers:
         server.shutdown()
     deadline = time.monotonic() + PATIENCE

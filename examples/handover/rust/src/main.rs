@@ -54,7 +54,10 @@ async fn main() -> io::Result<()> {
     sd_notify::notify(&[NotifyState::Ready])?;
 
     terminate.recv().await;
-    sd_notify::notify(&[NotifyState::Stopping])?;
+    // Whoever listened may be gone. What is under way is finished all the same.
+    if let Err(error) = sd_notify::notify(&[NotifyState::Stopping]) {
+        eprintln!("could not say STOPPING=1: {error}");
+    }
     phase.send_replace(Phase::Draining);
     if timeout(PATIENCE, all_closed.recv()).await.is_err() {
         phase.send_replace(Phase::Ending);
