@@ -48,6 +48,7 @@ enum Row {
     /// Cost against fleet size.
     P12(rows::p12::Args),
     /// A service changes version under load, beside stop-then-start and nginx's own upgrade.
+    #[command(alias = "p9")]
     Handover(rows::handover::Args),
     /// Every agent returns at once after the controller was killed.
     Herd(rows::herd::Args),

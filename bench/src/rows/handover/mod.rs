@@ -24,6 +24,8 @@ use crate::{
 
 /// How long a load runs before and after the changes.
 const AROUND: Duration = Duration::from_secs(3);
+/// How long it runs to say what is usual.
+const CALM: Duration = Duration::from_secs(14);
 /// One kept connection in so many is idle for up to a second between its requests.
 const IDLE_ONE_IN: usize = 10;
 /// Clients that are tried for the highest rate, until more of them don't bring more answers.
@@ -86,6 +88,10 @@ pub fn run(bench: &Bench, args: &Args) -> anyhow::Result<Report> {
         None => highest(&mut report, args, site.address(), own)?,
     };
     let shape = args.shape(site.address(), clients);
+    let calm = under_load(shape, own, 1, || {
+        std::thread::sleep(CALM);
+        Ok(CALM)
+    })?;
     let handover = under_load(shape, own, args.swaps, || site.swap())?;
     let rollback = under_load(shape, own, args.rollbacks, || site.roll_back())?;
     let refusal = under_load(shape, own, args.refusals, || timed(|| site.refuse()))?;
@@ -98,6 +104,11 @@ pub fn run(bench: &Bench, args: &Args) -> anyhow::Result<Report> {
             Some(under_load(shape, own, args.swaps, || timed(|| nginx.upgrade()))?)
         }
     };
+    let slower = Measure::new("p99 while the version changes (undisturbed)", "ms");
+    let slower = slower.ours([handover.counts.millis(0.99)]).peer([calm.counts.millis(0.99)]);
+    report.add(slower.goal(Goal::AtMostTimesPeer(1.5)));
+    report.add(Measure::new("p50 undisturbed", "ms").ours([calm.counts.millis(0.5)]));
+    report.add(Measure::new("slowest undisturbed", "ms").ours([calm.counts.millis(1.0)]));
     add(&mut report, "handover", &handover, peer.as_ref(), true);
     add(&mut report, "rollback after the takeover", &rollback, None, true);
     add(&mut report, "rollback before it", &refusal, None, true);
