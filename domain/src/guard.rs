@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use crate::reason::{Reason, ReasonCode};
 
-/// How far a deadline moves while nobody gets through to the controller, at most.
+/// How long the controller has to be within reach before silence counts, at most; and how far a deadline moves while it is
+/// not.
 const EXTENSION: Duration = Duration::from_secs(60);
 
 /// What a new agent is given.
@@ -27,8 +28,10 @@ pub struct Rules {
 pub struct Seen {
     /// How often it was started.
     pub starts: u32,
-    /// How long it has been watched, over all restarts of the node and of the guard.
+    /// How long it has been watched, over all restarts of the node and of the guard; anew from where it was acknowledged.
     pub watched: Duration,
+    /// Whether the controller has acknowledged it, so that it is in its soak time.
+    pub reported: bool,
     /// How much memory it takes, in bytes, where it runs.
     pub memory: Option<u64>,
 }
@@ -38,20 +41,43 @@ pub struct Seen {
 pub enum Verdict {
     /// Go on watching.
     Watch,
-    /// Its time is over: try whether the controller can be reached, then ask [`overdue`].
+    /// Its time runs out: try whether the controller can be reached, then ask [`overdue`].
     Try,
     /// Put the old agent back.
     PutBack(Reason),
 }
 
-/// What is to be done about a new agent that has not been acknowledged yet.
+/// What follows from a session of the guard's own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Overdue {
+    /// Nobody gets through: that says nothing of the new agent. So long counts as watched.
+    Moved(Duration),
+    /// The controller is within reach, since so long was watched. The new agent, which waits longer between two attempts,
+    /// is given the time to find out.
+    Reached(Duration),
+    /// Put the old agent back.
+    PutBack(Reason),
+}
+
+impl Rules {
+    /// How long the controller has to be within reach before silence counts.
+    fn grace(&self) -> Duration {
+        EXTENSION.min(self.deadline / 4)
+    }
+}
+
+/// What is to be done about a new agent whose upgrade is not committed yet.
 ///
+/// `reached`: how long had been watched when the guard's own sessions began to get through; `None` while they don't.
 /// `last_words`: what it wrote last before it ended; empty where nobody knows.
 #[must_use]
-pub fn judge(rules: &Rules, seen: &Seen, last_words: &str) -> Verdict {
+pub fn judge(rules: &Rules, seen: &Seen, reached: Option<Duration>, last_words: &str) -> Verdict {
     if seen.starts > rules.starts {
         let limit = rules.starts;
-        let problem = format!("it was started {limit} times and ended each time before it had reported");
+        let problem = match seen.reported {
+            false => format!("it was started {limit} times and ended each time before it had reported"),
+            true => format!("it was started {limit} times and did not stay for its soak time"),
+        };
         return put_back(match last_words {
             "" => problem,
             words => format!("{problem}, saying `{words}` last"),
@@ -64,32 +90,34 @@ pub fn judge(rules: &Rules, seen: &Seen, last_words: &str) -> Verdict {
             memory >> 20
         ));
     }
-    if seen.watched < rules.deadline { Verdict::Watch } else { Verdict::Try }
+    let due = match reached {
+        None => rules.deadline.saturating_sub(rules.grace()),
+        Some(since) => rules.deadline.max(since.saturating_add(rules.grace())),
+    };
+    if seen.watched < due { Verdict::Watch } else { Verdict::Try }
 }
 
-/// What is to be done about one whose time is over, by whether a session of the guard's own got through. Where it did not,
-/// that says nothing of the new agent: the answer is how long was watched, so that the deadline has moved.
-///
-/// # Errors
-/// Why the old agent is to be put back.
-pub fn overdue(rules: &Rules, tried: Result<(), String>) -> Result<Duration, Reason> {
-    match tried {
-        Ok(()) => {
-            let limit = rules.deadline.as_secs();
-            let problem = format!(
-                "it did not report to the controller within {limit} s, though the agent before it gets through"
-            );
-            Err(reason(problem))
-        }
-        Err(_) => Ok(before_the_deadline(rules)),
-    }
-}
-
-/// When it is tried for the first time whether the controller can be reached, in time of watching. One that only comes
-/// back when the time is over already must not be held against the new agent.
+/// What is to be done about one whose time runs out, by whether a session of the guard's own got through just now.
 #[must_use]
-pub fn before_the_deadline(rules: &Rules) -> Duration {
-    rules.deadline.saturating_sub(EXTENSION.min(rules.deadline / 4))
+pub fn overdue(rules: &Rules, seen: &Seen, reached: Option<Duration>, tried: Result<(), String>) -> Overdue {
+    if tried.is_err() {
+        return Overdue::Moved(rules.deadline.saturating_sub(rules.grace().saturating_mul(2)));
+    }
+    match reached {
+        Some(since) if seen.watched >= rules.deadline.max(since.saturating_add(rules.grace())) => {
+            let limit = rules.deadline.as_secs();
+            Overdue::PutBack(reason(match seen.reported {
+                false => format!(
+                    "it did not report to the controller within {limit} s, though the agent before it gets through"
+                ),
+                true => {
+                    format!("it reported, and was not healthy for its soak time within {limit} s after that")
+                }
+            }))
+        }
+        Some(since) => Overdue::Reached(since),
+        None => Overdue::Reached(seen.watched),
+    }
 }
 
 fn put_back(problem: String) -> Verdict {
@@ -106,33 +134,52 @@ mod tests {
 
     const RULES: Rules = Rules { deadline: Duration::from_secs(600), starts: 3, memory_max: 1 << 30 };
 
+    fn seconds(n: u64) -> Duration {
+        Duration::from_secs(n)
+    }
+
     fn seen(starts: u32, watched: u64, memory: Option<u64>) -> Seen {
-        Seen { starts, watched: Duration::from_secs(watched), memory }
+        Seen { starts, watched: seconds(watched), reported: false, memory }
     }
 
     #[test]
     fn a_new_agent_is_given_its_starts_its_time_and_its_memory() {
         for (seen, stays) in [
             (seen(0, 0, None), true),
-            (seen(3, 599, Some(1 << 30)), true),
+            (seen(3, 539, Some(1 << 30)), true),
             (seen(4, 1, None), false),
             (seen(1, 1, Some((1 << 30) + 1)), false),
         ] {
-            assert_eq!(judge(&RULES, &seen, "") == Verdict::Watch, stays, "{seen:?}");
+            assert_eq!(judge(&RULES, &seen, None, "") == Verdict::Watch, stays, "{seen:?}");
         }
-        assert_eq!(judge(&RULES, &seen(1, 600, None), ""), Verdict::Try);
         let unbound = Rules { memory_max: 0, ..RULES };
-        assert_eq!(judge(&unbound, &seen(1, 1, Some(u64::MAX)), ""), Verdict::Watch);
+        assert_eq!(judge(&unbound, &seen(1, 1, Some(u64::MAX)), None, ""), Verdict::Watch);
+        let Verdict::PutBack(reason) = judge(&RULES, &seen(4, 1, None), None, "no libfoo") else { panic!() };
+        assert!(reason.to_string().contains("saying `no libfoo` last"), "{reason}");
+    }
+
+    /// Twice, and long enough apart for an agent that was waiting to have tried as well.
+    #[test]
+    fn silence_counts_once_the_controller_was_within_reach_for_a_while() {
+        assert_eq!(judge(&RULES, &seen(1, 540, None), None, ""), Verdict::Try);
+        let first = overdue(&RULES, &seen(1, 540, None), None, Ok(()));
+        assert_eq!(first, Overdue::Reached(seconds(540)));
+        assert_eq!(judge(&RULES, &seen(1, 599, None), Some(seconds(540)), ""), Verdict::Watch);
+        assert_eq!(judge(&RULES, &seen(1, 600, None), Some(seconds(540)), ""), Verdict::Try);
+        let second = overdue(&RULES, &seen(1, 600, None), Some(seconds(540)), Ok(()));
+        assert!(matches!(second, Overdue::PutBack(_)), "{second:?}");
+        // It came back after the deadline: the agent has as long as ever to find out.
+        assert_eq!(judge(&RULES, &seen(1, 659, None), Some(seconds(600)), ""), Verdict::Watch);
+        let late = overdue(&RULES, &seen(1, 660, None), Some(seconds(600)), Ok(()));
+        assert!(matches!(late, Overdue::PutBack(_)), "{late:?}");
     }
 
     #[test]
     fn a_controller_that_nobody_reaches_moves_the_deadline() {
-        let reason = overdue(&RULES, Ok(())).unwrap_err();
-        assert_eq!(reason.code, ReasonCode::AgentPutBack);
-        let watched = overdue(&RULES, Err("429".to_owned())).unwrap();
-        assert_eq!(watched, Duration::from_secs(540));
-        assert_eq!(judge(&RULES, &Seen { watched, ..seen(1, 0, None) }, ""), Verdict::Watch);
-        let short = Rules { deadline: Duration::from_secs(8), ..RULES };
-        assert_eq!(overdue(&short, Err(String::new())).unwrap(), Duration::from_secs(6));
+        for reached in [None, Some(seconds(540))] {
+            let moved = overdue(&RULES, &seen(1, 600, None), reached, Err("429".to_owned()));
+            assert_eq!(moved, Overdue::Moved(seconds(480)));
+        }
+        assert_eq!(judge(&RULES, &seen(1, 480, None), None, ""), Verdict::Watch);
     }
 }

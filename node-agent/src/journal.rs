@@ -260,6 +260,26 @@ pub fn read(dir: &Path, component: &ComponentId) -> Result<Option<Record>, Journ
     }
 }
 
+/// Whether this version can go on with a component's journal. Touches nothing; an agent that writes it meanwhile does no
+/// harm.
+///
+/// # Errors
+/// Where the disk fails, or its records are damaged or none that this version knows.
+pub fn check(dir: &Path, component: &ComponentId) -> Result<(), JournalError> {
+    let path = dir.join(format!("{component}.journal"));
+    match std::fs::read(&path).map(|bytes| scan(&bytes)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(at("read", &path)(error)),
+        Ok(Scan::Intact { .. }) => Ok(()),
+        Ok(Scan::TooNew(found)) => Err(JournalError::TooNew { path, found }),
+        Ok(Scan::Damaged) => {
+            let problem =
+                io::Error::other("its records are damaged, or written as this version does not know");
+            Err(at("read", &path)(problem))
+        }
+    }
+}
+
 fn at(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> JournalError {
     let path = path.to_owned();
     move |source| JournalError::Io { operation, path, source }

@@ -28,7 +28,7 @@ use crate::{
     config::{ComponentConfig, Config, ConfigError},
     download::Fetcher,
     identity::{Identities, IdentityError},
-    itself::{Itself, Own, keeper::Keeper},
+    itself::{Itself, Own, keeper::Keeper, marker::Markers},
     local,
     notify::{self, Listener, Watched},
     platform::node_platform,
@@ -116,8 +116,10 @@ pub async fn run(dir: &Path, shutdown: CancellationToken) -> Result<Ended, RunEr
     }
     let services = CancellationToken::new();
     let serving = agent.serve(connector, said, (link, seen.clone()), &services);
+    let own_link = seen.clone();
     let (watched, asked) = Watched::new(agent.handles.clone(), seen);
     let notifying = watched.follow(services.clone());
+    agent.release_guard(&own_link, &services);
     let ended = tokio::select! {
         () = agent.signals(dir, &shutdown, asked) => Ended::Asked,
         () = hand_over.cancelled() => Ended::HandsOver,
@@ -196,10 +198,12 @@ impl Agent {
         let dirs = (self.config.run_dir.clone(), self.config.state_dir.clone());
         let token = shutdown.clone();
         let node = connector.as_ref().map(|connector| connector.identities().current().node().to_string());
+        // A guard gives a new agent its time.
+        let hurry = Markers::new(&self.config.state_dir).is_set();
         let controller = async move {
             match connector {
                 Some(connector) => {
-                    let transport = Transport { connector, purpose: Purpose::Serve, link };
+                    let transport = Transport { connector, purpose: Purpose::Serve, link, hurry };
                     transport::run(transport, handles, said, token).await;
                 }
                 // Reports stay in the journals until the node is enrolled and the agent started again.
@@ -213,6 +217,24 @@ impl Agent {
                 () = token.cancelled() => {}
             }
         })
+    }
+
+    /// A guard of an agent that is no component any more, by its configuration, has nothing left to wait for once this
+    /// one has reported.
+    fn release_guard(&self, link: &Option<watch::Receiver<Link>>, shutdown: &CancellationToken) {
+        let markers = Markers::new(&self.config.state_dir);
+        let component = self.config.components.iter().any(|component| component.kind == Kind::Agent);
+        let Some(mut link) = link.clone().filter(|_| !component && markers.is_set()) else { return };
+        let token = shutdown.clone();
+        tokio::spawn(async move {
+            let reported = tokio::select! {
+                link = link.wait_for(|link| link.connected && link.reported) => link.is_ok(),
+                () = token.cancelled() => false,
+            };
+            if reported && let Err(error) = markers.clear() {
+                tracing::error!(%error, "the marker of an upgrade of the agent can't be removed");
+            }
+        });
     }
 
     /// Waits for signals until the agent is to end, and answers whoever asks whether this loop lives.

@@ -6,6 +6,7 @@
 //! parent begins with the next start of the node or of whoever started it.
 
 use std::{
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     time::Duration,
@@ -32,6 +33,8 @@ const DELAY: Duration = Duration::from_millis(500);
 const DELAY_MAX: Duration = Duration::from_secs(30);
 /// An agent that ran this long has not failed at its start.
 const UP: Duration = Duration::from_secs(60);
+/// Between two starts of a guard.
+const GUARD_AGAIN: Duration = Duration::from_secs(1);
 /// How long an agent may take to end when the parent is asked to.
 const END: Duration = Duration::from_secs(60);
 /// How much of a line is passed on at once, in bytes.
@@ -65,6 +68,10 @@ pub async fn run(dir: &Path, arguments: &[String]) -> Result<(), SupervisedError
     let place = config.components.iter().find(|component| component.kind == Kind::Agent);
     let program = place.map_or_else(own_program, |component| component.path.clone());
     let markers = Markers::new(&config.state_dir);
+    let failed = |source| SupervisedError::State { dir: config.state_dir.clone(), source };
+    step_aside(&markers).map_err(failed)?;
+    let taken = || failed(std::io::Error::other("another parent keeps it"));
+    let _lock = markers.become_parent().map_err(failed)?.ok_or_else(taken)?;
     end_leftover(&markers).await;
     let mut parent = Parent {
         dir: dir.to_owned(),
@@ -73,6 +80,7 @@ pub async fn run(dir: &Path, arguments: &[String]) -> Result<(), SupervisedError
         program,
         arguments: arguments.to_vec(),
         guard: None,
+        guard_ended: None,
         attempt: 0,
     };
     parent.keep().await;
@@ -84,6 +92,21 @@ fn own_program() -> PathBuf {
     let name = std::fs::read_link("/proc/self/exe").unwrap_or_else(|_| "/proc/self/exe".into());
     let text = name.to_string_lossy();
     PathBuf::from(text.strip_suffix(" (deleted)").unwrap_or(&text))
+}
+
+/// Where this very file is the new agent that is on trial, the last good one takes this process over: a parent that has to
+/// be guarded itself guards nobody.
+fn step_aside(markers: &Markers) -> std::io::Result<()> {
+    let Ok(Some(marker)) = markers.read() else { return Ok(()) };
+    let own = std::fs::File::open("/proc/self/exe").and_then(crate::shim::hash)?;
+    if own != marker.new {
+        return Ok(());
+    }
+    tracing::warn!("the agent is on trial: its last good version keeps it");
+    // Returns only where it can't be executed.
+    let error = std::process::Command::new(markers.last_good()).args(std::env::args_os().skip(1)).exec();
+    tracing::error!(%error, "the last good agent can't be executed");
+    Ok(())
 }
 
 /// A parent that was killed has left its agent: two of them can't have one state directory.
@@ -106,6 +129,7 @@ struct Parent {
     program: PathBuf,
     arguments: Vec<String>,
     guard: Option<Child>,
+    guard_ended: Option<Instant>,
     attempt: u32,
 }
 
@@ -147,17 +171,15 @@ impl Parent {
                 _ = signals.2.recv() => Event::Reload,
                 _ = signals.3.recv() => Event::Look,
                 () = until(due) => Event::Due,
+                // A guard that could not be started, or can't begin, is tried again.
+                () = tokio::time::sleep(GUARD_AGAIN), if self.wants_guard() => Event::Due,
             };
             match event {
                 Event::Agent(status) => {
                     let ran = agent.take().map_or(Duration::ZERO, |(_, since)| since.elapsed());
                     due = Some(Instant::now() + self.after(status, ran));
                 }
-                Event::Guard => {
-                    self.guard = None;
-                    // A guard that can't begin must not keep a processor busy.
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
+                Event::Guard => (self.guard, self.guard_ended) = (None, Some(Instant::now())),
                 Event::Reload => send(agent.as_ref().map(|(child, _)| child), Signal::HUP),
                 Event::End => return self.end(agent.map(|(child, _)| child)).await,
                 Event::Look | Event::Due => {}
@@ -236,7 +258,9 @@ impl Parent {
 
     /// Sees that there is a guard while one is wanted.
     fn look(&mut self) {
-        if self.guard.is_some() || !self.markers.is_set() {
+        // A guard that can't begin must not keep a processor busy.
+        let just = self.guard_ended.is_some_and(|at| at.elapsed() < GUARD_AGAIN);
+        if just || !self.wants_guard() {
             return;
         }
         let mut command = self.command(&self.markers.last_good());
@@ -245,6 +269,10 @@ impl Parent {
             Ok(child) => self.guard = Some(child),
             Err(error) => tracing::error!(%error, "the guard could not be started"),
         }
+    }
+
+    fn wants_guard(&self) -> bool {
+        self.guard.is_none() && self.markers.is_set()
     }
 
     /// A program of the agent's, with its configuration and the parent's lifeline.

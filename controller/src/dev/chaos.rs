@@ -23,15 +23,15 @@ pub(super) enum Command {
     KillController,
 }
 
-/// The agent that a parent keeps; the parent itself while it has none. A guard is its child too, but is no agent.
-fn agent_of(parent: u32) -> u32 {
+/// The agent that a parent keeps, if it runs just now. A guard is its child too, but is no agent.
+fn agent_of(parent: u32) -> Option<u32> {
     let children =
         std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap_or_default();
     let runs = |pid: &u32| {
         let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         command.split(|byte| *byte == 0).any(|word| word == b"run")
     };
-    children.split_whitespace().filter_map(|pid| pid.parse().ok()).find(runs).unwrap_or(parent)
+    children.split_whitespace().filter_map(|pid| pid.parse().ok()).find(runs)
 }
 
 pub(super) fn run(app: &App, command: &Command) -> Result<Exit> {
@@ -49,9 +49,10 @@ pub(super) fn run(app: &App, command: &Command) -> Result<Exit> {
         };
         return Err(Failure::usage(format!("no dev fleet runs a process `{name}`")).hint(hint));
     };
-    let pid = if name == "controller" { *pid } else { agent_of(*pid) };
-    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
-    let pid = pid.ok_or_else(|| Failure::new(Exit::Internal, format!("`{name}` has no process id")))?;
+    let pid = if name == "controller" { Some(*pid) } else { agent_of(*pid) };
+    let pid = pid.and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
+    let pid = pid
+        .ok_or_else(|| Failure::new(Exit::Internal, format!("`{name}` has no agent just now; try again")))?;
     kill_process(pid, Signal::KILL).map_err(|error| {
         Failure::new(Exit::Internal, format!("could not kill `{name}`")).because(&std::io::Error::from(error))
     })?;

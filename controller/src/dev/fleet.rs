@@ -295,8 +295,8 @@ impl Fleet {
         while let Some(enrolled) = enrolling.join_next().await {
             let (name, config) = enrolled
                 .map_err(|error| Failure::new(Exit::Internal, "could not enroll").because(&error))??;
-            let executable = Path::new(&config).join(AGENT_FILE);
-            self.keep(&name, executable, &["run", "--supervised", "--config", &config])?;
+            // The parent is of the build; what it starts is the node's own file, which may be replaced.
+            self.keep(&name, self.agent.clone(), &["run", "--supervised", "--config", &config])?;
         }
         Ok(())
     }

@@ -153,6 +153,9 @@ where
         renew_time: Some(convert::timestamp(renew)),
     };
     if hello.purpose() == v1::hello::Purpose::Trial {
+        // What an agent is judged by must not get through where its reports could not be recorded.
+        let seen = Change::SeeNodes(vec![(node.clone(), sessions.clock().now())]);
+        sessions.store().commit(vec![seen]).await.map_err(internal)?;
         outbox.send(Out::Welcome(welcome)).await?;
         return Ok(None);
     }

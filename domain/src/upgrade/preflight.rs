@@ -7,7 +7,7 @@ use crate::{
     digest::Digest,
     files,
     reason::{Reason, ReasonCode},
-    release::Platform,
+    release::{Kind, Platform},
     state::{ComponentState, Layer, stack_digest},
 };
 
@@ -161,7 +161,7 @@ fn in_force(policy: &Policy, asked: Asked<'_>) -> Verdict {
 /// Whether what is in place already may be brought into force. A unit that its operator has stopped, or that can't be
 /// started, is left as it is.
 fn restart(policy: &Policy, asked: Asked<'_>, facts: &Facts) -> Verdict {
-    if policy.systemd {
+    if policy.systemd || policy.kind == Kind::Agent {
         if let Some(reason) = &facts.forbidden {
             return Verdict::Stop(reason.clone());
         }

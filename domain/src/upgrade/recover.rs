@@ -35,6 +35,8 @@ pub struct Found {
     pub beside: Option<Process>,
     /// What the probes say, where they were asked and there are any.
     pub health: Option<Result<(), String>>,
+    /// Of the agent itself: whether an upgrade of it is under watch.
+    pub watched: bool,
     /// Of the agent itself: what its guard took out of its place, if it did.
     pub reverted: Option<Reverted>,
 }

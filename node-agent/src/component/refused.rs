@@ -99,6 +99,7 @@ impl<W: World> Refused<W> {
                 process: self.process.clone(),
                 beside: None,
                 health: None,
+                watched: false,
                 reverted: None,
             };
             self.record.current = recover::adopt(&found);

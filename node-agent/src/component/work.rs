@@ -294,7 +294,7 @@ impl<W: World> Tools<W> {
         let process = self.world.process().await;
         let beside = self.world.beside().await;
         let health = if probe { self.health().await } else { None };
-        let reverted = self.world.reverted();
+        let (watched, reverted) = (self.world.watched(), self.world.reverted());
         Ok(Answer::Inspected(Found {
             installed,
             layers,
@@ -305,6 +305,7 @@ impl<W: World> Tools<W> {
             process,
             beside,
             health,
+            watched,
             reverted,
         }))
     }

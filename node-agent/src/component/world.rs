@@ -131,6 +131,10 @@ pub trait World: Send + Sync + 'static {
         let _ = (old, new, soak);
         async { Err(not_itself().into()) }
     }
+    /// Whether a guard watches.
+    fn watched(&self) -> bool {
+        false
+    }
     /// What a guard has taken out of its place again.
     fn reverted(&self) -> Option<Reverted> {
         None

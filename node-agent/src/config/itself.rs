@@ -12,6 +12,9 @@ use super::{
     units::{size, span},
 };
 
+/// What the trial of a new agent and the start of its guard may take together.
+const ACTIVATE: Duration = Duration::from_secs(2 * 60);
+
 /// `[component.guard]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -60,6 +63,10 @@ pub(super) fn check(component: &ComponentConfig, found: &mut Found) {
     }
     if guard.deadline < Duration::from_secs(10) {
         add(found, "guard.deadline", "is less than 10s; a new agent could not report in that time");
+    }
+    if component.timeouts.activate < ACTIVATE {
+        let text = "is less than 2m; a new agent is tried out in that time, and its guard started";
+        add(found, "timeouts.activate", text);
     }
     if component.health.soak >= guard.deadline {
         add(

@@ -31,7 +31,7 @@ pub fn count(state_dir: &Path) -> Result<(), GuardError> {
     let words = markers.last_words();
     let counted = markers.change(|marker| {
         marker.starts = marker.starts.saturating_add(1);
-        if let Verdict::PutBack(reason) = guard::judge(&marker.rules(), &marker.seen(), &words) {
+        if let Verdict::PutBack(reason) = guard::judge(&marker.rules(), &marker.seen(), None, &words) {
             marker.put_back = Some(reason);
         }
     });
@@ -45,7 +45,7 @@ pub fn count(state_dir: &Path) -> Result<(), GuardError> {
 }
 
 fn restored(marker: &crate::itself::marker::Marker) -> Result<(), GuardError> {
-    restore(marker).map_err(|reason| GuardError::Marker {
+    restore(&marker.executor(), marker.old).map_err(|reason| GuardError::Marker {
         operation: "put the old agent back by",
         dir: marker.path.display().to_string(),
         source: std::io::Error::other(reason.to_string()),

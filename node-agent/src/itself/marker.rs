@@ -35,6 +35,8 @@ pub const MARKER: &str = "marker.json";
 pub const LAST_GOOD: &str = "last-good";
 /// Held by the guard that watches.
 const GUARD_LOCK: &str = "guard.lock";
+/// Held by the parent that keeps the agent.
+const PARENT_LOCK: &str = "parent.lock";
 /// Held while the marker is changed.
 const LOCK: &str = "lock";
 /// What a new agent that has ended wrote last.
@@ -69,6 +71,12 @@ pub struct Marker {
     /// How long it has been watched, in milliseconds.
     #[serde(default)]
     pub watched_ms: u64,
+    /// How many processes of the new agent the controller has acknowledged.
+    #[serde(default)]
+    pub reported: u32,
+    /// The process that has set the marker, and is about to end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<Identity>,
     /// The guard that watches, once it does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guard: Option<Identity>,
@@ -98,7 +106,14 @@ impl Marker {
     /// What was seen of it, but for the memory that it takes now.
     #[must_use]
     pub fn seen(&self) -> Seen {
-        Seen { starts: self.starts, watched: Duration::from_millis(self.watched_ms), memory: None }
+        let watched = Duration::from_millis(self.watched_ms);
+        Seen { starts: self.starts, watched, reported: self.reported > 0, memory: None }
+    }
+
+    /// Whether another one is of the same upgrade.
+    #[must_use]
+    pub fn is_of(&self, other: &Self) -> bool {
+        (self.begun, self.old, self.new) == (other.begun, other.old, other.new)
     }
 
     /// The executor of the agent's own file.
@@ -190,17 +205,38 @@ impl Markers {
     /// # Errors
     /// Where it can't be removed.
     pub fn clear(&self) -> io::Result<()> {
+        self.clear_unless(|_| false).map(drop)
+    }
+
+    /// Ends the watch unless `kept` says so of the marker, and says whether it has ended.
+    ///
+    /// # Errors
+    /// Where it can't be removed.
+    pub fn clear_unless(&self, kept: impl FnOnce(&Marker) -> bool) -> io::Result<bool> {
         if !self.is_set() {
-            return Ok(());
+            return Ok(true);
         }
         let _lock = self.lock()?;
+        if self.read().ok().flatten().is_some_and(|marker| kept(&marker)) {
+            return Ok(false);
+        }
         for path in [self.path(), self.path().with_extension("spare"), self.dir.join(LAST_WORDS)] {
             match fs::remove_file(path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
             }
         }
-        File::open(&self.dir)?.sync_all()
+        File::open(&self.dir)?.sync_all()?;
+        Ok(true)
+    }
+
+    /// The right to be the one parent of the agent, for as long as the file is open; `None` where another one has it.
+    ///
+    /// # Errors
+    /// Where the directory can't be written.
+    pub fn become_parent(&self) -> io::Result<Option<File>> {
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;
+        self.try_lock(PARENT_LOCK)
     }
 
     /// The right to be the one guard, for as long as the file is open; `None` where another one has it.
@@ -208,7 +244,11 @@ impl Markers {
     /// # Errors
     /// Where the directory can't be written.
     pub fn become_guard(&self) -> io::Result<Option<File>> {
-        let file = self.open(GUARD_LOCK)?;
+        self.try_lock(GUARD_LOCK)
+    }
+
+    fn try_lock(&self, name: &str) -> io::Result<Option<File>> {
+        let file = self.open(name)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Some(file)),
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
@@ -290,6 +330,8 @@ mod tests {
             memory_max: 1 << 30,
             starts: 0,
             watched_ms: 0,
+            reported: 0,
+            by: None,
             guard: None,
             put_back: None,
         }

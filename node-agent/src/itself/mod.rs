@@ -11,7 +11,7 @@ pub mod trial;
 
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -33,7 +33,7 @@ use crate::{
     config::{ComponentConfig, GuardConfig},
     crash,
     download::{FetchRequest, Fetcher},
-    exec::hash_file,
+    processes::{FileId, Identity, executable},
     transport::{Link, now},
 };
 use keeper::Keeper;
@@ -43,6 +43,13 @@ use marker::{Marker, Markers};
 pub const EXIT_HANDED_OVER: u8 = 79;
 /// What a soak time leaves of the guard's deadline, for the start and the report.
 const MARGIN: Duration = Duration::from_secs(60);
+/// How often a trial that did not get through to the controller is made, and what is waited between: a moment, and then
+/// for the controller to be back.
+const TRIES: u32 = 3;
+const AGAIN: Duration = Duration::from_secs(1);
+const RETURN: Duration = Duration::from_secs(20);
+/// How long an agent that is to be put back waits for its end.
+const CONDEMNED: Duration = Duration::from_secs(60);
 
 /// What all of an agent knows of itself: who keeps it, how it stands with the controller, how it hands over.
 #[derive(Clone, Debug)]
@@ -66,6 +73,8 @@ pub struct Itself {
     fetcher: Fetcher,
     own: Own,
     digest: Arc<OnceCell<Digest>>,
+    /// Set once the guard was told that the controller has acknowledged this process.
+    said: OnceLock<()>,
 }
 
 impl Itself {
@@ -79,6 +88,7 @@ impl Itself {
             fetcher,
             own,
             digest: Arc::default(),
+            said: OnceLock::new(),
         }
     }
 
@@ -95,8 +105,27 @@ impl Itself {
         self.digest.get_or_try_init(hashed).await.copied().map_err(unreadable)
     }
 
-    fn is_new(&self, own: &Digest) -> bool {
-        self.markers.read().ok().flatten().is_some_and(|marker| marker.new == *own)
+    /// Tells the guard, once per process, that the controller has acknowledged this agent: its time begins anew.
+    async fn say_reported(&self) {
+        if self.said.get().is_some() || !self.markers.is_set() {
+            return;
+        }
+        let Ok(own) = self.digest().await else { return };
+        let told = self.markers.change(|marker| {
+            if marker.new == own {
+                (marker.reported, marker.watched_ms) = (marker.reported.saturating_add(1), 0);
+            }
+        });
+        if told.is_ok() {
+            let _ = self.said.set(());
+        }
+    }
+
+    /// Waits until this agent has a session with the controller, within bounds.
+    async fn connected(&self) {
+        let Some(mut link) = self.own.link.clone() else { return };
+        tokio::time::sleep(AGAIN).await;
+        let _ = tokio::time::timeout(RETURN, link.wait_for(|link| link.connected)).await;
     }
 
     fn unguarded(problem: String) -> Reason {
@@ -120,6 +149,10 @@ impl World for Itself {
         }
         if self.own.keeper.is_none() {
             return Err(Self::unguarded("nobody starts this agent again when it ends".to_owned()).into());
+        }
+        let marker = self.markers.read().ok().flatten();
+        if !marker.is_some_and(|marker| [marker.new, marker.old].contains(&digest)) {
+            return Err(Self::unguarded("no guard is set for this switch".to_owned()).into());
         }
         tracing::info!(component = %self.config.name, to = %digest.short(), "handing over");
         crash::point("itself.hands-over");
@@ -148,7 +181,10 @@ impl World for Itself {
         let Some(link) = &self.own.link else { return Ok(()) };
         let link = link.borrow().clone();
         match link {
-            Link { connected: true, reported: true, .. } => Ok(()),
+            Link { connected: true, reported: true, .. } => {
+                self.say_reported().await;
+                Ok(())
+            }
             Link { connected: true, .. } => {
                 Err("the controller has not acknowledged its report yet".to_owned())
             }
@@ -162,18 +198,14 @@ impl World for Itself {
         if self.own.keeper.is_none() {
             return Err(Self::unguarded("nobody starts this agent again when it ends".to_owned()));
         }
-        let (own, path) = (self.digest().await?, self.config.path.clone());
-        let lies = tokio::task::spawn_blocking({
-            let path = path.clone();
-            move || hash_file(&path)
-        });
-        match lies.await {
-            Ok(Ok(lies)) if lies == own => Ok(()),
-            _ => Err(Self::unguarded(format!(
-                "it does not run from `{}`, its component's place",
-                path.display()
-            ))),
+        // The very file: one with the same bytes elsewhere would be started again from there.
+        let lies = std::fs::symlink_metadata(&self.config.path).ok();
+        let lies = lies.as_ref().map(FileId::of);
+        if lies.is_some() && lies == executable(std::process::id()) {
+            return Ok(());
         }
+        let path = self.config.path.display();
+        Err(Self::unguarded(format!("it does not run from `{path}`, its component's place")))
     }
 
     async fn evidence(&self) -> Evidence {
@@ -185,7 +217,18 @@ impl World for Itself {
     }
 
     async fn try_out(&self, program: PathBuf) -> Result<(), Failure> {
-        let shown = trial::run(&program, &self.own.config_dir).await?;
+        let mut tries = 1;
+        let shown = loop {
+            match trial::run(&program, &self.own.config_dir).await {
+                Ok(shown) => break shown,
+                // The controller may be on its way back, as this agent finds out first.
+                Err(trial::Failed { unreached: true, .. }) if tries < TRIES => {
+                    tries += 1;
+                    self.connected().await;
+                }
+                Err(failed) => return Err(failed.reason.into()),
+            }
+        };
         tracing::info!(component = %self.config.name, version = shown.version, "the new agent has shown what it can");
         Ok(())
     }
@@ -211,6 +254,8 @@ impl World for Itself {
             memory_max: self.guard.memory_max,
             starts: 0,
             watched_ms: 0,
+            reported: 0,
+            by: Identity::of(std::process::id()).ok(),
             guard: None,
             put_back: None,
         };
@@ -225,6 +270,10 @@ impl World for Itself {
         Ok(set?)
     }
 
+    fn watched(&self) -> bool {
+        self.markers.is_set()
+    }
+
     fn reverted(&self) -> Option<Reverted> {
         let marker = self.markers.read().ok()??;
         Some(Reverted { digest: marker.new, reason: marker.put_back? })
@@ -232,17 +281,18 @@ impl World for Itself {
 
     fn tidy(&self) -> Result<(), Reason> {
         crash::point("itself.tidies");
-        let decided = || self.markers.read().ok().flatten().is_some_and(|marker| marker.put_back.is_some());
-        if decided() && self.digest.get().is_some_and(|own| self.is_new(own)) {
-            // The guard is about to end this process; what it has decided is not undone.
-            std::thread::sleep(MARGIN);
-            return Err(Reason::new(ReasonCode::AgentEnding));
+        let own = self.digest.get().copied();
+        let condemned = |marker: &Marker| marker.put_back.is_some() && Some(marker.new) == own;
+        let cleared = self.markers.clear_unless(condemned);
+        let path = &self.config.path;
+        let failed = crate::exec::failed(ReasonCode::StageFailed, "remove the marker of", path);
+        match cleared.map_err(failed)? {
+            true => Ok(()),
+            false => {
+                // The guard is about to end this process; nothing that it has decided is undone or told otherwise.
+                std::thread::sleep(CONDEMNED);
+                Err(Reason::new(ReasonCode::AgentEnding))
+            }
         }
-        let path = self.config.path.clone();
-        self.markers.clear().map_err(crate::exec::failed(
-            ReasonCode::StageFailed,
-            "remove the marker of",
-            &path,
-        ))
     }
 }

@@ -6,11 +6,15 @@
 
 use std::{path::Path, process::Stdio, time::Duration};
 
-use tokio::{io::AsyncReadExt as _, process::Command};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _},
+    process::Command,
+};
 use upfleet_domain::reason::{Reason, ReasonCode};
 
 use super::marker::Markers;
 use crate::{
+    cli::Exit,
     component,
     config::Config,
     formats::{Formats, readable},
@@ -27,12 +31,30 @@ const MOST: u64 = 64 * 1024;
 /// How many characters of its last words are in the reason.
 const LAST_WORDS: usize = 300;
 
+/// Why a new agent is not switched in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failed {
+    /// The cause.
+    pub reason: Reason,
+    /// Whether all it lacked was a session with the controller.
+    pub unreached: bool,
+}
+
+impl From<Reason> for Failed {
+    fn from(reason: Reason) -> Self {
+        Self { reason, unreached: false }
+    }
+}
+
+fn failed(problem: String) -> Failed {
+    Reason::new(ReasonCode::AgentTrialFailed).with("problem", problem).into()
+}
+
 /// Has the agent in `program` show what it can, with the configuration in `config_dir`.
 ///
 /// # Errors
-/// [`ReasonCode::AgentTrialFailed`] with what it said last.
-pub async fn run(program: &Path, config_dir: &Path) -> Result<Formats, Reason> {
-    let failed = |problem: String| Reason::new(ReasonCode::AgentTrialFailed).with("problem", problem);
+/// [`ReasonCode::AgentTrialFailed`] with what it said last; `AGENT_FORMAT_UNREADABLE`.
+pub async fn run(program: &Path, config_dir: &Path) -> Result<Formats, Failed> {
     let mut command = Command::new(program);
     command.args(["trial", "--log", "text", "--config"]).arg(config_dir);
     command.env_clear().envs(crate::processes::environment()).current_dir("/");
@@ -46,19 +68,23 @@ pub async fn run(program: &Path, config_dir: &Path) -> Result<Formats, Reason> {
     let group = child.id();
     let mut said = (Vec::new(), Vec::new());
     let told = async {
-        let (mut out, mut err) = (out.take(MOST), err.take(MOST));
-        let (read, read_too) = tokio::join!(out.read_to_end(&mut said.0), err.read_to_end(&mut said.1));
+        let (read, read_too) = tokio::join!(hear(out, &mut said.0), hear(err, &mut said.1));
         read.and(read_too)?;
         child.wait().await
     };
     let ended = tokio::time::timeout(LIMIT, told).await;
-    if let Some(group) = group.and_then(crate::processes::as_pid) {
+    // One that has not ended yet is still the group's first; of another one the number may be somebody else's.
+    if let Some(group) = group.filter(|_| ended.is_err()).and_then(crate::processes::as_pid) {
         let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
     }
     let words = last_words(&said.1);
     match ended {
         Err(_) => Err(failed(format!("it did not show within {} s that it can{words}", LIMIT.as_secs()))),
         Ok(Err(error)) => Err(failed(format!("it could not be waited for: {error}"))),
+        Ok(Ok(status)) if status.code() == Some(Exit::Unreachable as i32) => Err(Failed {
+            unreached: true,
+            ..failed(format!("it gets no session with the controller{words}"))
+        }),
         Ok(Ok(status)) if !status.success() => Err(failed(format!("its trial ended with {status}{words}"))),
         Ok(Ok(_)) => {
             let formats: Formats = serde_json::from_slice(&said.0)
@@ -71,6 +97,12 @@ pub async fn run(program: &Path, config_dir: &Path) -> Result<Formats, Reason> {
     }
 }
 
+/// Reads all that is said, and keeps the beginning.
+async fn hear(mut from: impl AsyncRead + Unpin, said: &mut Vec<u8>) -> std::io::Result<()> {
+    (&mut from).take(MOST).read_to_end(said).await?;
+    tokio::io::copy(&mut from, &mut tokio::io::sink()).await.map(drop)
+}
+
 fn last_words(said: &[u8]) -> String {
     let text = String::from_utf8_lossy(said);
     let last = text.lines().rev().find(|line| !line.trim().is_empty() && !line.starts_with("hint:"));
@@ -78,6 +110,11 @@ fn last_words(said: &[u8]) -> String {
         format!(", saying `{}`", line.trim().chars().take(LAST_WORDS).collect::<String>())
     })
 }
+
+/// There is no session with the controller.
+#[derive(Debug, thiserror::Error)]
+#[error("no session with the controller: {0}")]
+pub struct Unreached(String);
 
 /// Reads all that the agent of the configuration in `dir` has written, and opens a session that takes no orders.
 ///
@@ -89,7 +126,7 @@ pub async fn show(dir: &Path) -> anyhow::Result<Formats> {
     let journals = journal::dir(&config.state_dir);
     for component in &config.components {
         let name = &component.name;
-        journal::read(&journals, name).with_context(|| format!("can't read the journal of `{name}`"))?;
+        journal::check(&journals, name).with_context(|| format!("can't read the journal of `{name}`"))?;
         let shim = crate::supervise::shim_dir(&config.state_dir, name);
         spec::read::<spec::Spec>(&shim.join(spec::SPEC))?;
         spec::read::<spec::Record>(&shim.join(spec::RECORD))?;
@@ -99,7 +136,7 @@ pub async fn show(dir: &Path) -> anyhow::Result<Formats> {
     if let Some(controller) = &config.controller {
         let identities = Identities::load(&config.state_dir)?;
         let connector = Connector::new(controller.clone(), identities);
-        transport::trial(&connector).await.map_err(anyhow::Error::msg)?;
+        transport::trial(&connector).await.map_err(Unreached)?;
     }
     Ok(Formats::own())
 }
@@ -142,7 +179,10 @@ mod tests {
             let shown = run(&program(dir.path(), text), dir.path()).await;
             match (shown, expected) {
                 (Ok(shown), Ok(version)) => assert_eq!(shown.version, version),
-                (Err(reason), Err(part)) => assert!(reason.to_string().contains(part), "{reason} for {text}"),
+                (Err(failed), Err(part)) => {
+                    let reason = failed.reason.to_string();
+                    assert!(reason.contains(part), "{reason} for {text}");
+                }
                 (shown, expected) => panic!("{shown:?}, not {expected:?}"),
             }
         }

@@ -1,6 +1,11 @@
 //! The agent's own unit: which one it is, its guard's unit, and its process. Asks systemd over D-Bus.
 
+use std::sync::LazyLock;
+
 use super::systemd::Manager;
+
+/// One connection for all that is asked.
+static MANAGER: LazyLock<Manager> = LazyLock::new(Manager::system);
 
 /// Overrides which unit this agent is, where its control group does not say.
 pub const UNIT: &str = "UPFLEET_UNIT";
@@ -58,7 +63,7 @@ pub fn guard_of(unit: &str) -> String {
 /// # Errors
 /// What systemd said.
 pub async fn start_guard(unit: &str) -> Result<(), String> {
-    Manager::system().start(&guard_of(unit)).await
+    MANAGER.start(&guard_of(unit)).await
 }
 
 /// The main process of an agent's unit; `None` where none runs.
@@ -66,7 +71,7 @@ pub async fn start_guard(unit: &str) -> Result<(), String> {
 /// # Errors
 /// What systemd said.
 pub async fn main_pid(unit: &str) -> Result<Option<u32>, String> {
-    Manager::system().main_pid(unit).await
+    MANAGER.main_pid(unit).await
 }
 
 /// Has an agent's unit start again, also where systemd has given it up.
@@ -74,9 +79,8 @@ pub async fn main_pid(unit: &str) -> Result<Option<u32>, String> {
 /// # Errors
 /// What systemd said.
 pub async fn start(unit: &str) -> Result<(), String> {
-    let manager = Manager::system();
-    manager.reset_failed(unit).await?;
-    manager.start(unit).await
+    MANAGER.reset_failed(unit).await?;
+    MANAGER.start(unit).await
 }
 
 #[cfg(test)]

@@ -118,7 +118,7 @@ async fn sessions_end(connector: Connector, lies: impl IntoIterator<Item = &'sta
     let handles = Handles::default();
     let _acked = component(&handles, vec![]);
     let (link, _seen) = watch::channel(Link::new(connector.address()));
-    let transport = Transport { connector, purpose: Purpose::Serve, link };
+    let transport = Transport { connector, purpose: Purpose::Serve, link, hurry: false };
     let (_said, outgoing) = mpsc::channel(8);
     let pump = pump::Pump::start(outgoing);
     for lie in lies {

@@ -78,10 +78,15 @@ pub struct Transport {
     pub purpose: Purpose,
     /// Told how it stands.
     pub link: watch::Sender<Link>,
+    /// Whether somebody waits for the first report: then no wait between two attempts is long.
+    pub hurry: bool,
 }
 
 /// A session that lived this long was a good one: the next attempt begins with short waits again.
 const GOOD_SESSION: Duration = Duration::from_secs(10);
+
+/// The longest wait of an agent whose first report somebody waits for.
+const HURRY: Duration = Duration::from_secs(5);
 
 /// Keeps a session open until `shutdown`: connects, serves, and after trouble waits and connects again.
 pub async fn run(
@@ -101,7 +106,7 @@ async fn serve_forever(transport: &Transport, handles: &Handles, outgoing: mpsc:
     // Random per process: the controller tells two agents with one key apart by it.
     let instance = uuid::Uuid::new_v4().to_string();
     let pump = pump::Pump::start(outgoing);
-    let mut attempt = 0;
+    let (mut attempt, mut hurries) = (0, transport.hurry);
     loop {
         let began = tokio::time::Instant::now();
         let (problem, stopping) = one_session(transport, handles, &instance, &pump).await;
@@ -115,6 +120,8 @@ async fn serve_forever(transport: &Transport, handles: &Handles, outgoing: mpsc:
             attempt = 0;
         }
         let wait = Backoff::NETWORK.delay(attempt, rand::random());
+        hurries &= !was_open.reported;
+        let wait = if hurries { wait.min(HURRY) } else { wait };
         let retry_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
         tracing::warn!(problem, retry_ms, "no session with the controller");
         attempt = attempt.saturating_add(1);

@@ -130,7 +130,7 @@ pub(super) async fn agent(life: Duration, unacknowledged: Vec<UpgradeReport>) ->
     let (said, outgoing) = mpsc::channel(8);
     let (link, seen) = watch::channel(Link::new(connector.address()));
     let shutdown = CancellationToken::new();
-    let transport = Transport { connector: connector.clone(), purpose: Purpose::Serve, link };
+    let transport = Transport { connector: connector.clone(), purpose: Purpose::Serve, link, hurry: false };
     let running = tokio::spawn(run(transport, handles.clone(), outgoing, shutdown.clone()));
     Agent { controller, said, acked, link: seen, connector, handles, running, shutdown, _state: state }
 }
@@ -278,7 +278,7 @@ async fn components_never_wait_for_the_network() {
     drop(controller);
     let (said, outgoing) = mpsc::channel(1);
     let (link, _seen) = watch::channel(Link::new("nowhere"));
-    let transport = Transport { connector, purpose: Purpose::Serve, link };
+    let transport = Transport { connector, purpose: Purpose::Serve, link, hurry: false };
     let shutdown = CancellationToken::new();
     tokio::spawn(run(transport, Handles::default(), outgoing, shutdown));
     for sequence in 1..5000 {

@@ -117,6 +117,10 @@ impl Machine {
         }
         self.start_recorded(found);
         self.dismiss_stray();
+        if found.watched && healthy && self.outstanding.is_none() {
+            // A guard that watches an upgrade which nobody knows of any more would act on its own some time.
+            self.prune();
+        }
         if self.outstanding.is_none() {
             self.ask_again(now);
         }

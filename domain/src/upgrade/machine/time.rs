@@ -57,7 +57,7 @@ impl Machine {
                 self.enter(next, now);
             }
             (Phase::Probing, None) => self.roll_back(reason, true, now),
-            (Phase::Activating | Phase::Committing, None) => self.roll_back(reason, false, now),
+            (Phase::Activating | Phase::Committing, None) => self.give_up(reason, false, now),
             _ => self.end(Outcome::FailedUnchanged, reason, now),
         }
     }

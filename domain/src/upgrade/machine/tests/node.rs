@@ -486,6 +486,7 @@ impl Node {
             process: self.process.clone(),
             beside: self.beside.as_ref().map(|(process, _)| process.clone()),
             health: None,
+            watched: false,
             reverted: self.reverted.clone(),
         }
     }
