@@ -107,9 +107,10 @@ pub fn bytes(agent: &Path, dir: &Path, bad: Bad, at: Where, label: &str) -> Vec<
 pub fn put_back_for(bad: Bad) -> &'static [&'static str] {
     const ENDED: &str = "ended each time before it had reported";
     const LATE: &str = "did not report to the controller within";
+    const UNSTEADY: &str = "did not stay for its soak time";
     match bad {
         Bad::Exits | Bad::Segfaults | Bad::WrongArchitecture | Bad::LacksLibrary => &[ENDED],
-        Bad::CrashesLater(_) => &[ENDED, LATE],
+        Bad::CrashesLater(_) => &[ENDED, LATE, UNSTEADY],
         Bad::Hangs | Bad::OlderFormat | Bad::NoConnection => &[LATE],
         Bad::FillsMemory => &["MiB of memory, more than the"],
     }
