@@ -200,7 +200,7 @@ impl Client {
     /// One request, and what it takes between two.
     async fn turn(&mut self) {
         self.turns += 1;
-        if self.keeps && self.shape.idle_one_in > 0 && self.number % self.shape.idle_one_in == 0 {
+        if self.keeps && self.shape.idle_one_in > 0 && self.number.is_multiple_of(self.shape.idle_one_in) {
             // No two in step; any numbers without a common pattern do.
             let millis = (self.number * 7919 + self.turns * 104_729) % 1000;
             sleep(Duration::from_millis(millis as u64)).await;
@@ -212,12 +212,20 @@ impl Client {
         }
         let began = Instant::now();
         let done = timeout(PATIENCE, self.request()).await.unwrap_or(Err(Failure::Late));
+        if self.count(done, began.elapsed()) {
+            return;
+        }
+        self.connection = None;
+        sleep(PAUSE).await;
+    }
+
+    /// Counts what became of a request; says whether it was answered.
+    fn count(&self, done: Result<(), Failure>, took: Duration) -> bool {
         let mut counts = self.counts.borrow_mut();
         let Err(failure) = done else {
-            counts.answered.push(began.elapsed().as_secs_f64() * 1e6);
-            return;
+            counts.answered.push(took.as_secs_f64() * 1e6);
+            return true;
         };
-        self.connection = None;
         counts.last = match failure {
             Failure::Refused => {
                 counts.refused += 1;
@@ -236,8 +244,7 @@ impl Client {
                 answer
             }
         };
-        drop(counts);
-        sleep(PAUSE).await;
+        false
     }
 
     async fn request(&mut self) -> Result<(), Failure> {

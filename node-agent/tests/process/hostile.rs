@@ -45,7 +45,7 @@ async fn hostile_input_is_refused_and_harmless() {
     assert_eq!(refused(&fixture, b"no end"), ErrorCode::Malformed);
     assert_eq!(refused(&fixture, &[0xff, 0, b'\n']), ErrorCode::Malformed);
     assert_eq!(refused(&fixture, b"{\"v\":1,\"op\":\"start\"}\n"), ErrorCode::Malformed);
-    assert_eq!(refused(&fixture, b"{\"v\":2,\"op\":\"hello\"}\n"), ErrorCode::UnknownVersion);
+    assert_eq!(refused(&fixture, b"{\"v\":99,\"op\":\"hello\"}\n"), ErrorCode::UnknownVersion);
     assert_eq!(refused(&fixture, "[".repeat(MAX_REQUEST / 2).as_bytes()), ErrorCode::Malformed);
     assert_eq!(refused(&fixture, format!("{}\n", "[".repeat(100_000)).as_bytes()), ErrorCode::Malformed);
     for _ in 0..3 {
