@@ -108,6 +108,8 @@ impl Keeper {
             }
             left.is_empty().then_some(())
         });
+        // A start that was under way has come too late for the first.
+        self.systemd.loses_power();
     }
 
     /// Every process that has something of the node's as its program, its arguments or its working directory.

@@ -213,11 +213,17 @@ impl Service {
         let (command, _) = file.commands("ExecStart").pop().unwrap();
         let notify = matches!(file.get("Type"), Some("notify" | "notify-reload"));
         let socket = notify.then(|| self.notify_socket());
-        if self.state().life != life {
-            return "canceled";
-        }
         let spawned = self.main_command(&file, &command).spawn();
         let mut state = self.state();
+        if state.life != life {
+            // Ended meanwhile: by a stop, or with everything else.
+            drop(state);
+            if let Ok(mut child) = spawned {
+                let _ = child.kill();
+                let _ = child.wait();
+            }
+            return "canceled";
+        }
         let Ok(child) = spawned else {
             // systemd's own word for a program that can't be executed.
             state.standing.exit = (1, 203);
