@@ -28,7 +28,7 @@ pub use files::{FilesConfig, ReloadConfig, ReloadSignal, SwapMode};
 pub use itself::GuardConfig;
 pub use jvm::{Caches, JavaAgents, JvmConfig, MechanismChoice};
 pub use load::{ConfigError, Problem, check_config};
-pub use probe::{ProbeConfig, ProbeKind, StatusRange};
+pub use probe::{PID, ProbeConfig, ProbeKind, StatusRange};
 pub use socket::{Listen, SocketConfig};
 
 /// Where the configuration lies unless a flag says otherwise.

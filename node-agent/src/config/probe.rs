@@ -6,6 +6,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 use super::units::span;
 
+/// What stands for the id of the process that is judged, in the command of an exec probe.
+pub const PID: &str = "{pid}";
+
 /// A `[[component.probe]]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Flat")]

@@ -9,8 +9,10 @@ use std::{
 use core::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
+use upfleet_domain::release::Kind;
+
 use super::{
-    Activate, ComponentConfig, FileMode, ProbeKind, Require, RunMode,
+    Activate, ComponentConfig, FileMode, PID, ProbeKind, Require, RunMode,
     check::{Found, add, path_problem},
 };
 
@@ -154,6 +156,12 @@ fn check_handover(component: &ComponentConfig, found: &mut Found) {
         }
         return;
     }
+    if component.kind == Kind::Files {
+        // The directory is exchanged while the old process still runs and goes on reading it by its path.
+        let text = "\"handover\" can't be had for kind = \"files\": the old process would go on in the new version's \
+                    directory while it serves; leave it out, so that the process is stopped and started";
+        add(found, "run.activate", text);
+    }
     if run.sockets.is_empty() {
         let text =
             "\"handover\" needs a socket that both processes can serve; add a [[component.run.socket]]";
@@ -164,7 +172,11 @@ fn check_handover(component: &ComponentConfig, found: &mut Found) {
     }
     // Two processes serve one socket while the new one is judged: a question asked of the socket may be answered by
     // the old one, and would let any release pass.
-    let exact = |kind: &ProbeKind| matches!(kind, ProbeKind::Notify | ProbeKind::Exec { .. });
+    let exact = |kind: &ProbeKind| match kind {
+        ProbeKind::Notify => true,
+        ProbeKind::Exec { command } => command.iter().any(|word| word.contains(PID)),
+        _ => false,
+    };
     let any = component.health.require == Require::Any;
     let mut kinds = component.probes.iter().map(|probe| &probe.kind);
     let judged = if any { kinds.clone().next().is_some() && kinds.all(exact) } else { kinds.any(exact) };

@@ -331,7 +331,16 @@ fn sockets_and_handovers_that_cannot_be_are_refused() {
     other("/run/a.sock", &format!("/run/{}", "a".repeat(103)), &["longer than 107"]);
     other("/run/a.sock", "/opt/../a.sock", &["`..`"]);
     other("\"notify\"", "\"process\"", &["probe", "`{pid}`", "notify"]);
+    let exec = |word: &str| format!("\"exec\"\ncommand = [\"/bin/ask\", \"{word}\"]");
+    other("\"notify\"", &exec("http://127.0.0.1:8080/"), &["probe", "`{pid}`"]);
+    let exact = component(&HANDOVER.replacen("\"notify\"", &exec("/run/shop/{pid}"), 1));
+    Config::load(dir(&[(MAIN_FILE, &exact)]).path()).unwrap();
     other("\"5s\"", "\"0s\"", &["run.drain_timeout"]);
+    other(
+        "[component.run]",
+        "kind = \"files\"\n[component.run]\ncommand = [\"{path}/bin/a\"]",
+        &["run.activate", "kind = \"files\"", "stopped and started"],
+    );
     other(
         "\"handover\"",
         "\"stop-then-start\"\ndrain_signal = \"SIGINT\"",

@@ -18,7 +18,10 @@ use tokio::{
 };
 
 use super::{ProbeFailure, excerpt};
-use crate::processes::{self, Identity, as_pid};
+use crate::{
+    config::PID,
+    processes::{self, Identity, as_pid},
+};
 
 /// How much output is kept; the rest is read and thrown away, so that the program does not block.
 const MAX_OUTPUT: usize = 64 * 1024;
@@ -28,11 +31,11 @@ const AFTERGLOW: Duration = Duration::from_millis(100);
 /// Runs `command`, and says how it ended and what it said, in a sentence. `{path}` and `{pid}` are replaced.
 pub async fn execute(command: &[String], path: &Path, pid: Option<u32>) -> Result<String, ProbeFailure> {
     let (text, pid) = (path.to_string_lossy(), pid.map(|pid| pid.to_string()));
-    if let Some(word) = command.iter().find(|word| pid.is_none() && word.contains("{pid}")) {
+    if let Some(word) = command.iter().find(|word| pid.is_none() && word.contains(PID)) {
         return Err(ProbeFailure::new(format!("there is no process whose id could stand in `{word}`")));
     }
     let pid = pid.unwrap_or_default();
-    let replaced = |word: &String| word.replace("{path}", &text).replace("{pid}", &pid);
+    let replaced = |word: &String| word.replace("{path}", &text).replace(PID, &pid);
     let words: Vec<String> = command.iter().map(replaced).collect();
     let shown = super::question(&crate::config::ProbeKind::Exec { command: words.clone() });
     let Some((program, arguments)) = words.split_first() else {
