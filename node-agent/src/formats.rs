@@ -29,7 +29,8 @@ pub const SHIM_SPEC: Format = Format::new("shim-spec", 1);
 /// `shims/<component>/record.json`.
 pub const SHIM_RECORD: Format = Format::new("shim-record", 1);
 /// What is said over `shims/<component>/sock`: a shim outlives the agent that started it.
-pub const SHIM_PROTOCOL: Format = Format::new("shim-protocol", protocol::VERSION);
+pub const SHIM_PROTOCOL: Format = Format::new("shim-protocol", protocol::VERSION)
+    .reading_up_to(protocol::VERSIONS[protocol::VERSIONS.len() - 1]);
 /// `itself/marker.json` and `itself/child.json`: what an old agent writes and its guard and the new agent read.
 pub const MARKER: Format = Format::new("marker", 1);
 /// `units/<component>.json`.
@@ -70,19 +71,26 @@ pub struct Format {
     pub kind: &'static str,
     /// The oldest major that is read.
     pub oldest: u32,
-    /// What is written; no later major is read.
+    /// The latest major that is read.
+    pub latest: u32,
+    /// What is written.
     pub number: Number,
 }
 
 impl Format {
     const fn new(kind: &'static str, major: u32) -> Self {
-        Self { kind, oldest: 1, number: Number { major, minor: MINOR } }
+        Self { kind, oldest: 1, latest: major, number: Number { major, minor: MINOR } }
+    }
+
+    /// One that reads what is not written unless it has to be.
+    const fn reading_up_to(self, latest: u32) -> Self {
+        Self { latest, ..self }
     }
 
     /// Whether a file that says `found` is read.
     #[must_use]
     pub fn reads(&self, found: Number) -> bool {
-        (self.oldest..=self.number.major).contains(&found.major)
+        (self.oldest..=self.latest).contains(&found.major)
     }
 }
 
@@ -137,7 +145,7 @@ impl Formats {
         let name = |format: &Format| format.kind.to_owned();
         Self {
             version: VERSION.to_owned(),
-            reads: ALL.iter().map(|format| (name(format), [format.oldest, format.number.major])).collect(),
+            reads: ALL.iter().map(|format| (name(format), [format.oldest, format.latest])).collect(),
             writes: ALL.iter().map(|format| (name(format), format.number.major)).collect(),
         }
     }
@@ -212,6 +220,19 @@ mod tests {
         }
         assert!(number(1, 9) < number(2, 0) && number(1, 0) < number(1, 1));
         assert!(JOURNAL.reads(number(1, 9)) && !JOURNAL.reads(number(2, 0)) && !JOURNAL.reads(number(0, 0)));
+    }
+
+    #[test]
+    fn each_version_of_the_shims_protocol_is_read() {
+        let own = Formats::own();
+        let reads = own.reads[SHIM_PROTOCOL.kind];
+        assert_eq!((reads[0]..=reads[1]).collect::<Vec<_>>(), protocol::VERSIONS);
+        assert!(protocol::VERSIONS.contains(&own.writes[SHIM_PROTOCOL.kind]));
+        let handover = Number { major: protocol::HANDOVER, minor: 0 };
+        assert!(SHIM_PROTOCOL.reads(handover) && !JOURNAL.reads(handover));
+        // Before there was a handover.
+        let old = formats("0.0.9", SHIM_PROTOCOL.kind, [1, 1], 1);
+        assert_eq!((readable(&old, &own), readable(&own, &old)), (Ok(()), Ok(())));
     }
 
     #[test]

@@ -65,9 +65,10 @@ pub enum Op {
         launch: Box<Launch>,
     },
     /// Make the process beside the current one the current one, and ask the other to finish and end. Answered when
-    /// that has ended; where nothing stands beside, when nothing drains any more.
+    /// nothing drains any more, or can be killed; it goes on where the client hangs up, and may be asked for again.
+    /// Refused once what stood beside was dismissed.
     Drain,
-    /// End the process beside the current one, which stays.
+    /// End the process beside the current one, which stays. Where nothing stands beside it is done.
     Dismiss,
 }
 
@@ -181,6 +182,8 @@ pub enum ErrorCode {
     WrongState,
     /// What runs can't have a process beside it.
     CantStandBeside,
+    /// What stood beside, and was to take over, has ended.
+    BesideEnded,
     /// The process could not be started.
     StartFailed,
     /// The component's file is not the expected one.

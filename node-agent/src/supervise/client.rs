@@ -35,6 +35,15 @@ pub enum CallError {
     Refused(ProtocolError),
 }
 
+impl CallError {
+    /// Whether the shim does not know what it was asked, since it is older than that.
+    pub fn is_of_older_shim(&self) -> bool {
+        let unknown =
+            |error: &ProtocolError| matches!(error.code, ErrorCode::UnknownVersion | ErrorCode::Malformed);
+        matches!(self, Self::Refused(error) if unknown(error))
+    }
+}
+
 /// Asks once.
 pub async fn call(dir: &Path, op: Op, limit: Duration) -> Result<Body, CallError> {
     let work = async {
@@ -62,8 +71,11 @@ async fn open(dir: &Path, op: Op) -> Result<BufReader<UnixStream>, CallError> {
     let request = serde_json::to_vec(&Request { v: op.version(), op });
     let mut line = request.map_err(|error| CallError::Broken(error.into()))?;
     line.push(b'\n');
-    stream.write_all(&line).await.map_err(CallError::Broken)?;
-    Ok(BufReader::new(stream))
+    match stream.write_all(&line).await {
+        // A shim with too many connections says so and hangs up before it has heard anything: that is still to be read.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(CallError::Broken(error)),
+        _ => Ok(BufReader::new(stream)),
+    }
 }
 
 /// The next answer; `None` at the end. Where this is cancelled, `line` holds what came so far.

@@ -168,8 +168,15 @@ impl Supervisor {
         if let Some(unit) = &self.inner.unit {
             return unit.replace(launch).await;
         }
-        let op = Op::Replace { launch: Box::new(launch.clone()) };
-        match call(&self.inner.dir, op, ANSWER).await {
+        let replace =
+            |launch: Launch| call(&self.inner.dir, Op::Replace { launch: Box::new(launch) }, ANSWER);
+        let mut answer = replace(launch.clone()).await;
+        if launch.needs_sockets() && answer.as_ref().is_err_and(CallError::is_of_older_shim) {
+            // It keeps no sockets, and is replaced by one that does at the next stop and start. Until then it starts
+            // the process again as it has started it.
+            answer = replace(Launch { sockets: Vec::new(), notify: false, ..launch.clone() }).await;
+        }
+        match answer {
             Ok(Body::State(ProcessStateInfo::Running(info))) => Ok(info),
             Ok(other) => Err(Fault::new(ReasonCode::StartFailed, format!("it is {other:?}"))),
             Err(CallError::Refused(error)) => Err(Fault::new(ReasonCode::StartFailed, error.message)),
@@ -209,19 +216,23 @@ impl Supervisor {
         if self.inner.mode == RunMode::None {
             return Ok(ProcessStateInfo::NotRun);
         }
-        let mut answer = call(&self.inner.dir, Op::State, ANSWER).await;
-        // A node under load may make a shim late; that says nothing of the process.
-        for _ in 0..2 {
-            if matches!(answer, Err(CallError::TimedOut(_) | CallError::Broken(_))) {
-                answer = call(&self.inner.dir, Op::State, ANSWER).await;
-            }
-        }
-        match answer {
+        match self.ask(Op::State).await {
             Ok(Body::State(state)) => Ok(state),
             Ok(other) => Err(self.unavailable(format!("unexpected answer {other:?}"))),
             Err(CallError::NoShim(_)) if !self.has_run() => Ok(ProcessStateInfo::Stopped { last_exit: None }),
             Err(error) => Err(self.unavailable(error)),
         }
+    }
+
+    /// Asks the shim for what needs no work. A node under load may make it late; that says nothing of the process.
+    async fn ask(&self, op: Op) -> Result<Body, CallError> {
+        let mut answer = call(&self.inner.dir, op.clone(), ANSWER).await;
+        for _ in 0..2 {
+            if matches!(answer, Err(CallError::TimedOut(_) | CallError::Broken(_))) {
+                answer = call(&self.inner.dir, op.clone(), ANSWER).await;
+            }
+        }
+        answer
     }
 
     /// The last lines of output, at most `lines`, oldest first; from the log where no shim answers.
