@@ -46,7 +46,7 @@ func run() error {
 	}
 	var accepting, open sync.WaitGroup
 	server := &http.Server{
-		Handler:           newMux(),
+		Handler:           sayClose(newMux()),
 		ReadHeaderTimeout: 60 * time.Second,
 		ConnState: func(_ net.Conn, state http.ConnState) {
 			switch state {
@@ -107,11 +107,48 @@ func newMux() *http.ServeMux {
 }
 
 func reply(w http.ResponseWriter) {
-	// Looked at after the work: whoever waited while the signal came is told, too.
-	if draining.Load() {
+	_, _ = w.Write([]byte(version))
+}
+
+// sayClose has every answer, also those of the mux itself, end its connection while the service drains.
+func sayClose(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		closing := &closingWriter{ResponseWriter: w}
+		next.ServeHTTP(closing, r)
+		// Whoever wrote nothing is answered when this returns.
+		closing.begin()
+	})
+}
+
+// closingWriter looks whether the service drains when an answer begins, after the work: whoever waited while the signal
+// came is told, too. Flush and the like are reached by http.NewResponseController.
+type closingWriter struct {
+	http.ResponseWriter
+	begun bool
+}
+
+func (w *closingWriter) begin() {
+	if !w.begun && draining.Load() {
 		w.Header().Set("Connection", "close")
 	}
-	_, _ = w.Write([]byte(version))
+	w.begun = true
+}
+
+func (w *closingWriter) WriteHeader(code int) {
+	// 1xx is not the answer yet.
+	if code >= 200 {
+		w.begin()
+	}
+	w.ResponseWriter.WriteHeader(code)
+}
+
+func (w *closingWriter) Write(body []byte) (int, error) {
+	w.begin()
+	return w.ResponseWriter.Write(body)
+}
+
+func (w *closingWriter) Unwrap() http.ResponseWriter {
+	return w.ResponseWriter
 }
 
 // listeners gives the sockets that were passed to this process; without any, one of its own.
