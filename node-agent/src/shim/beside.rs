@@ -6,8 +6,11 @@
 //! is not started again: whoever judges it sees that it ended. Where the current one ends meanwhile it is started
 //! again as ever, which fails while the file in its place is another one; the sockets are served by the other process.
 //!
-//! What ends with what: a process that drains is killed after its time, with what it has started and nothing else;
-//! a stop ends all of them; a shim that is killed takes none of them along, and the next one kills all of them, since
+//! Whoever is asked to finish is signalled alone: what it has started belongs to what it is to finish. It is killed
+//! after its time, with what it has started and nothing else. Whoever asked need not wait: a drain goes on without a
+//! client, and meanwhile everything else can be asked for.
+//!
+//! What ends with what: a stop ends all of them; a shim that is killed takes none of them along, and the next one kills all of them, since
 //! the sockets died with the shim; the end of the lifeline kills all of them.
 
 use std::time::{Duration, Instant};
@@ -17,18 +20,24 @@ use rustix::process::Signal;
 use super::{
     child::{Child, signal_group},
     keeper::{KILL_LIMIT, Keeper, Phase, Reply},
+    notify::Notify,
     protocol::{Body, ErrorCode, Event as Notice, ExitRecord, ProcessState, ProtocolError},
     reaper::Ended,
     shared::View,
     spec::{Launch, Spec},
     tree::Main,
 };
+use crate::processes::Identity;
 
 /// The processes beside the current one.
 #[derive(Default)]
 pub struct Besides {
     beside: Option<(Launch, Standing)>,
+    /// What stood beside last was dismissed, and does not take over whoever still asks for it.
+    dismissed: bool,
     draining: Vec<Leaving>,
+    /// Who wants to know when nothing drains any more.
+    waiting: Vec<Reply>,
 }
 
 /// The one that is judged.
@@ -52,12 +61,15 @@ impl Leaving {
     }
 
     /// Not even killed it ends.
-    fn give_up(&mut self) {
+    fn give_up(&mut self) -> Body {
         self.until = None;
-        let message = format!("process {} does not end, not even by SIGKILL", self.child.info.pid);
-        for reply in self.replies.drain(..) {
-            let _ = reply.send(refusal(ErrorCode::StopFailed, message.clone()));
-        }
+        let answer = self.unending();
+        self.replies.drain(..).for_each(|reply| drop(reply.send(answer.clone())));
+        answer
+    }
+
+    fn unending(&self) -> Body {
+        unending(&self.child)
     }
 }
 
@@ -101,6 +113,16 @@ impl Besides {
         self.draining.iter().map(|leaving| leaving.child.info.pid).collect()
     }
 
+    /// Those of the process that stands beside, and of those that drain.
+    #[must_use]
+    pub fn identities(&self) -> Vec<Identity> {
+        let beside = match &self.beside {
+            Some((_, Standing::Running(child))) => Some(child.info.identity()),
+            _ => None,
+        };
+        beside.into_iter().chain(self.leaving().map(|leaving| leaving.child.info.identity())).collect()
+    }
+
     fn leaving(&self) -> impl Iterator<Item = &Leaving> {
         let dismissed = match &self.beside {
             Some((_, Standing::Dismissed(leaving))) => Some(leaving),
@@ -120,6 +142,21 @@ impl Besides {
 
 fn refusal(code: ErrorCode, message: String) -> Body {
     Body::Error(ProtocolError { code, message, versions: Vec::new() })
+}
+
+/// What is said of a process that was killed and is still there.
+pub(super) fn unending(child: &Child) -> Body {
+    let message = format!("process {} does not end, not even by SIGKILL", child.info.pid);
+    refusal(ErrorCode::StopFailed, message)
+}
+
+/// By what a process that stands beside is asked to end. One that was to say when it serves, and has not, has nothing
+/// to finish: what it takes from the sockets meanwhile is lost.
+fn dismissal_of(launch: &Launch, child: &Child) -> (Signal, Duration) {
+    let (signal, limit) = drain_of(launch);
+    let served = child.notify.as_ref().is_none_or(Notify::was_ready);
+    let stop = Duration::from_millis(launch.stop_timeout_ms);
+    if served { (signal, limit) } else { (launch.stop_signal.signal(), limit.min(stop)) }
 }
 
 /// By what a process is asked to finish, and how long it may take.
@@ -156,15 +193,18 @@ impl Keeper {
             }
             _ => return refuse(ErrorCode::CantStandBeside, "no process runs"),
         }
-        if let Err(problem) = self.sockets.ensure(&launch.sockets) {
-            // Other addresses than before, which the process that runs is in the way of.
-            return refuse(ErrorCode::CantStandBeside, &problem);
+        if let Err(problem) = self.open_beside(&launch) {
+            self.forget_sockets();
+            let _ = reply.send(Body::Error(problem));
+            return;
         }
         let number = self.shared.output.begin_launch(launch.log_size);
         match self.spawn_process(&launch, number) {
             Ok(child) => {
                 self.shared.output.announce(&Notice::Started(child.info.clone()));
                 self.besides.beside = Some((launch, Standing::Running(child)));
+                self.besides.dismissed = false;
+                self.record_besides();
                 self.say(reply);
             }
             Err(error) => {
@@ -174,22 +214,61 @@ impl Keeper {
         }
     }
 
+    /// Opens what sockets a process beside the current one needs. An address that the current process's sockets are in
+    /// the way of can be had once that has ended. Any other that can't be had is none that its end would help.
+    fn open_beside(&mut self, launch: &Launch) -> Result<(), ProtocolError> {
+        let wanted = &launch.sockets;
+        let (barred, free): (Vec<_>, Vec<_>) =
+            wanted.iter().cloned().partition(|spec| self.sockets.in_the_way_of(spec).is_some());
+        let error = |code, message| ProtocolError { code, message, versions: Vec::new() };
+        self.sockets.ensure(&free).map_err(|problem| error(ErrorCode::StartFailed, problem))?;
+        let Some((spec, other)) =
+            barred.iter().find_map(|spec| Some((spec, self.sockets.in_the_way_of(spec)?)))
+        else {
+            return Ok(());
+        };
+        let message =
+            format!("could not listen on `{}` while `{}` is listened on", spec.listen, other.listen);
+        Err(error(ErrorCode::CantStandBeside, message))
+    }
+
+    /// Puts the processes beside the current one on record. Without it a next shim finds all that stayed in its session.
+    fn record_besides(&mut self) {
+        self.record.besides = self.besides.identities();
+        let _ = self.save_record();
+    }
+
     /// The process beside takes the place of the current one, which is asked to finish.
     pub(super) fn drain(&mut self, reply: Reply) {
+        let refuse = |code, message: &str| {
+            let _ = reply.send(refusal(code, message.to_owned()));
+        };
         let (launch, child) = match self.besides.beside.take() {
             Some((launch, Standing::Running(child))) => (launch, child),
             Some((launch, other)) => {
+                let gone = matches!(other, Standing::Gone(_));
                 self.besides.beside = Some((launch, other));
-                let _ = reply.send(refusal(ErrorCode::WrongState, "what stood beside has ended".to_owned()));
-                return;
+                return match gone {
+                    true => refuse(ErrorCode::BesideEnded, "what stood beside has ended"),
+                    false => refuse(ErrorCode::WrongState, "what stood beside was dismissed"),
+                };
+            }
+            None if self.besides.dismissed => {
+                return refuse(ErrorCode::WrongState, "what stood beside was dismissed");
             }
             None => return self.when_drained(reply),
         };
         if matches!(self.phase, Phase::Stopping { .. }) {
             self.besides.beside = Some((launch, Standing::Running(child)));
-            let _ = reply.send(refusal(ErrorCode::WrongState, "the process is being stopped".to_owned()));
-            return;
+            return refuse(ErrorCode::WrongState, "the process is being stopped");
         }
+        match self.take_over(launch, child) {
+            Ok(()) => self.when_drained(reply),
+            Err(error) => drop(reply.send(Body::Error(error))),
+        }
+    }
+
+    fn take_over(&mut self, launch: Launch, child: Child) -> Result<(), ProtocolError> {
         let (signal, limit) = drain_of(&launch);
         let sockets = launch.sockets.clone();
         // From here on it is what a next shim starts.
@@ -197,38 +276,47 @@ impl Keeper {
             self.save_spec(Spec { run: true, launch: Some(launch.clone()), ..Spec::default() })
         {
             self.besides.beside = Some((launch, Standing::Running(child)));
-            let _ = reply.send(Body::Error(error));
-            return;
+            return Err(error);
         }
         self.record.process = Some(child.info.identity());
-        let _ = self.save_record();
         (self.restarts, self.attempt, self.number) = (0, 0, child.number);
         if let Phase::Running(old) = std::mem::replace(&mut self.phase, Phase::Running(child)) {
-            signal_group(&old.info, signal, &self.shared.reaper);
+            let _ = old.info.identity().signal(signal);
             self.besides.draining.push(Leaving::new(old, limit, Vec::new()));
         }
+        self.record_besides();
         self.sockets.keep_only(&sockets);
-        self.when_drained(reply);
+        Ok(())
     }
 
     fn when_drained(&mut self, reply: Reply) {
-        match self.besides.draining.last_mut() {
-            Some(leaving) if leaving.until.is_some() => leaving.replies.push(reply),
-            _ => self.say(&reply),
+        self.besides.waiting.push(reply);
+        self.tell_drained();
+    }
+
+    /// Answers where nothing drains any more, or only what can't be killed, which was said.
+    fn tell_drained(&mut self) {
+        if self.besides.draining.iter().all(|leaving| leaving.until.is_none()) {
+            let waiting = std::mem::take(&mut self.besides.waiting);
+            waiting.iter().for_each(|reply| self.say(reply));
         }
     }
 
-    /// Ends the process beside; it may finish what it has begun, since it has served as well.
+    /// Ends the process beside; it may finish what it has begun, where it has served as well.
     pub(super) fn dismiss(&mut self, reply: Reply) {
+        self.besides.dismissed |= self.besides.beside.is_some();
         match self.besides.beside.take() {
             Some((launch, Standing::Running(child))) => {
-                let (signal, limit) = drain_of(&launch);
-                signal_group(&child.info, signal, &self.shared.reaper);
+                let (signal, limit) = dismissal_of(&launch, &child);
+                let _ = child.info.identity().signal(signal);
                 let leaving = Leaving::new(child, limit, vec![reply]);
                 self.besides.beside = Some((launch, Standing::Dismissed(leaving)));
             }
             Some((launch, Standing::Dismissed(mut leaving))) => {
-                leaving.replies.push(reply);
+                match leaving.until {
+                    Some(_) => leaving.replies.push(reply),
+                    None => drop(reply.send(leaving.unending())),
+                }
                 self.besides.beside = Some((launch, Standing::Dismissed(leaving)));
             }
             Some((_, Standing::Gone(_))) | None => {
@@ -258,13 +346,13 @@ impl Keeper {
 
     /// Kills what had its time.
     pub(super) fn besides_on_time(&mut self, now: Instant) {
-        let mut kill = Vec::new();
+        let (mut kill, mut given_up) = (Vec::new(), Vec::new());
         for leaving in self.besides.leaving_mut() {
             if leaving.until.is_none_or(|until| until > now) {
                 continue;
             }
             if leaving.killed {
-                leaving.give_up();
+                given_up.push((leaving.child.info.pid, leaving.give_up()));
             } else {
                 (leaving.killed, leaving.until) = (true, Some(now + KILL_LIMIT));
                 kill.push(leaving.child.info.pid);
@@ -275,15 +363,19 @@ impl Keeper {
                 self.kill_tree(&leaving.child);
             }
         }
+        let drained = |pid: u32| self.besides.draining.iter().any(|leaving| leaving.child.info.pid == pid);
+        if let Some((_, answer)) = given_up.into_iter().find(|(pid, _)| drained(*pid)) {
+            self.besides.waiting.drain(..).for_each(|reply| drop(reply.send(answer.clone())));
+        }
     }
 
     /// Takes note of an end; `false` where it is none of theirs.
     pub(super) fn beside_ended(&mut self, ended: Ended) -> bool {
         if let Some(at) = self.besides.draining.iter().position(|leaving| leaving.child.info.pid == ended.pid)
         {
-            let Leaving { child, killed, replies, .. } = self.besides.draining.remove(at);
+            let Leaving { child, killed, .. } = self.besides.draining.remove(at);
             let _ = self.record_exit(&child, ended, true, killed);
-            replies.iter().for_each(|reply| self.say(reply));
+            self.tell_drained();
             return true;
         }
         let pid = match &self.besides.beside {
@@ -313,10 +405,95 @@ impl Keeper {
     fn forget_sockets(&mut self) {
         let wanted = self.spec.launch.as_ref().map(|launch| launch.sockets.clone()).unwrap_or_default();
         self.sockets.keep_only(&wanted);
+        self.sockets.restore(&wanted);
     }
 
     fn say(&self, reply: &Reply) {
         self.publish();
         let _ = reply.send(Body::Both(Box::new(self.shared.both())));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        process::Command,
+        sync::{
+            Arc,
+            mpsc::{Receiver, sync_channel},
+        },
+    };
+
+    use upfleet_domain::digest::Digest;
+
+    use super::*;
+    use crate::shim::{child::now, output::Output, protocol::ProcessInfo, shared::Shared};
+
+    const LAUNCH: &str = r#"{"argv":[],"env":{},"cwd":"/","file":"/a","expect":null,"stop_signal":"SIGTERM",
+        "stop_timeout_ms":1,"restart_delay_ms":1,"restart_delay_max_ms":1,"log_size":1}"#;
+
+    /// One that was killed in vain.
+    fn given_up(child: &std::process::Child) -> Leaving {
+        let Identity { boot_id, pid, start_time } = Identity::of(child.id()).unwrap();
+        let info = ProcessInfo {
+            pid,
+            start_time,
+            boot_id,
+            digest: Digest::of(b""),
+            exact: true,
+            stack: None,
+            since: now(),
+            restarts: 0,
+            sockets: vec![],
+            notified: None,
+        };
+        let child = Child { info, started: Instant::now(), file: None, number: 1, notify: None };
+        let mut leaving = Leaving::new(child, Duration::ZERO, vec![]);
+        leaving.killed = true;
+        leaving.give_up();
+        leaving
+    }
+
+    fn code(answer: &Receiver<Body>) -> Option<ErrorCode> {
+        match answer.try_recv().expect("an answer at once") {
+            Body::Error(error) => Some(error.code),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn whoever_asks_about_what_can_t_be_killed_is_told_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut process = Command::new("/bin/sleep").arg("60").spawn().unwrap();
+        let shared = Arc::new(Shared::new(Output::new(dir.path().to_owned())));
+        let mut keeper = Keeper::new(dir.path().to_owned(), shared).unwrap();
+        let launch: Launch = serde_json::from_str(LAUNCH).unwrap();
+        keeper.besides.beside = Some((launch, Standing::Dismissed(given_up(&process))));
+        let (reply, answer) = sync_channel(1);
+        keeper.dismiss(reply.clone());
+        assert_eq!(code(&answer), Some(ErrorCode::StopFailed));
+        keeper.drain(reply.clone());
+        assert_eq!(code(&answer), Some(ErrorCode::WrongState));
+        // A stop of the process itself, that is as stubborn.
+        let Some((_, Standing::Dismissed(Leaving { child, .. }))) = keeper.besides.beside.take() else {
+            panic!("it stands there still")
+        };
+        keeper.phase = Phase::Stopping { child, until: None, killed: true, replies: vec![] };
+        keeper.stop(reply.clone());
+        assert_eq!(code(&answer), Some(ErrorCode::StopFailed));
+        // One that drains: whoever waited for it is told once, and nobody waits for it again.
+        keeper.phase = Phase::Stopped;
+        keeper.besides = Besides::default();
+        let mut draining = given_up(&process);
+        draining.until = Some(Instant::now());
+        keeper.besides.draining.push(draining);
+        keeper.drain(reply.clone());
+        assert!(answer.try_recv().is_err(), "it drains");
+        keeper.besides_on_time(Instant::now());
+        assert_eq!(code(&answer), Some(ErrorCode::StopFailed));
+        keeper.drain(reply);
+        assert_eq!(code(&answer), None);
+        process.kill().unwrap();
+        process.wait().unwrap();
     }
 }

@@ -202,7 +202,7 @@ fn execute(launch: &Launch, hands: &Hands<'_>) -> Result<Executed, ProtocolError
     let (mut command, helper) = command(launch, hands).map_err(|error| cannot(error.to_string()))?;
     let mut notify = None;
     if launch.notify {
-        let opened = Notify::open(hands.dir, hands.number);
+        let opened = Notify::open(hands.dir);
         let opened = opened.map_err(|error| cannot(format!("no socket for its notifications: {error}")))?;
         command.env("NOTIFY_SOCKET", &opened.name);
         notify = Some(opened);

@@ -16,8 +16,9 @@ use std::{
 use rustix::process::Signal;
 
 use super::{
-    beside::Besides,
+    beside::{Besides, unending},
     child::{Child, Hands, kill_descendants, now, signal_group, spawn},
+    notify,
     protocol::{Body, ErrorCode, Event as Notice, ExitRecord, ProcessState, ProtocolError},
     reaper::Ended,
     shared::{Shared, View},
@@ -83,10 +84,11 @@ impl Keeper {
     /// Reads what an earlier shim left in `dir`.
     ///
     /// # Errors
-    /// Where that can't be read.
+    /// Where that can't be read, or what is stale can't be removed.
     pub fn new(dir: PathBuf, shared: Arc<Shared>) -> io::Result<Self> {
         let spec = spec::read_or_move_aside(&dir.join(spec::SPEC))?;
         let record = spec::read_record(&dir)?;
+        notify::clear(&dir)?;
         Ok(Self {
             dir,
             shared,
@@ -216,7 +218,7 @@ impl Keeper {
         });
     }
 
-    fn stop(&mut self, reply: Reply) {
+    pub(super) fn stop(&mut self, reply: Reply) {
         if self.spec.run
             && let Err(error) = self.save_spec(Spec { run: false, ..self.spec.clone() })
         {
@@ -235,7 +237,10 @@ impl Keeper {
                 self.phase = Phase::Stopping { child, until, killed: false, replies: vec![reply] };
             }
             Phase::Stopping { child, until, killed, mut replies } => {
-                replies.push(reply);
+                match until {
+                    Some(_) => replies.push(reply),
+                    None => drop(reply.send(unending(&child))),
+                }
                 self.phase = Phase::Stopping { child, until, killed, replies };
             }
             Phase::Stopped | Phase::BackOff { .. } => {
@@ -265,11 +270,8 @@ impl Keeper {
             }
             Phase::Stopping { child, until, replies, .. } => {
                 *until = None;
-                let message = format!("process {} does not end, not even by SIGKILL", child.info.pid);
-                let error = ProtocolError { code: ErrorCode::StopFailed, message, versions: Vec::new() };
-                for reply in replies.drain(..) {
-                    let _ = reply.send(Body::Error(error.clone()));
-                }
+                let answer = unending(child);
+                replies.drain(..).for_each(|reply| drop(reply.send(answer.clone())));
             }
             Phase::Stopped | Phase::Running(_) => {}
         }
@@ -370,6 +372,7 @@ impl Keeper {
             killed,
         };
         self.record.process.take_if(|process| process.pid == child.info.pid);
+        self.record.besides.retain(|process| process.pid != child.info.pid);
         self.record.push(exit.clone());
         if let Err(error) = self.save_record() {
             eprintln!("upfleet-agent shim: could not record an exit: {error}");

@@ -6,11 +6,22 @@
 //! stranger and is not believed.
 
 use std::{
+    fs,
     io::{self, IoSliceMut, PipeWriter},
     mem::MaybeUninit,
-    os::{fd::AsFd, unix::net::UnixDatagram},
-    path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    os::{
+        fd::AsFd,
+        linux::net::SocketAddrExt as _,
+        unix::{
+            fs::FileTypeExt as _,
+            net::{SocketAddr, UnixDatagram},
+        },
+    },
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     thread,
 };
 
@@ -61,41 +72,55 @@ impl Notified {
     }
 }
 
+/// What the files of these sockets are called, before a number.
+const PREFIX: &str = "notify-";
+/// The number of the next one. Each has a name of its own: one that drains is still heard.
+static NEXT: AtomicU64 = AtomicU64::new(0);
+
 /// The socket of one process. Dropped, nobody listens any more.
 pub struct Notify {
     socket: Option<UnixDatagram>,
     /// What the process is told, in `NOTIFY_SOCKET`.
     pub name: String,
+    /// The socket's file, where it has one.
+    path: Option<PathBuf>,
     said: Arc<Mutex<Notified>>,
     /// Its end wakes the listener, which then ends.
-    _alive: Option<PipeWriter>,
+    alive: Option<PipeWriter>,
+}
+
+/// Removes what a shim that was killed has left in `dir`.
+///
+/// # Errors
+/// Where it can't be removed.
+pub fn clear(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with(PREFIX) && entry.file_type()?.is_socket() {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 impl Notify {
-    /// Opens the socket for process number `count` of the shim in `dir`. Where the path is too long for an address it
-    /// is an abstract one.
+    /// Opens the socket for a process of the shim in `dir`. Where the path is too long for an address it is an abstract
+    /// one, whose name nobody can guess and take first.
     ///
     /// # Errors
     /// Where it can't be opened.
-    pub fn open(dir: &Path, count: u64) -> io::Result<Self> {
-        // Two are enough: the current process and the one beside it; whoever drains keeps what it has open.
-        let path = dir.join(format!("notify-{}", count % 4));
-        let (socket, name) = if path.as_os_str().len() <= MAX_PATH {
-            match std::fs::remove_file(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-            (UnixDatagram::bind(&path)?, path.to_string_lossy().into_owned())
+    pub fn open(dir: &Path) -> io::Result<Self> {
+        let path = dir.join(format!("{PREFIX}{}", NEXT.fetch_add(1, Ordering::Relaxed)));
+        let (socket, name, path) = if path.as_os_str().len() <= MAX_PATH {
+            (UnixDatagram::bind(&path)?, path.to_string_lossy().into_owned(), Some(path))
         } else {
-            let name = format!("upfleet-shim-{}-{count}", std::process::id());
-            let address =
-                <std::os::unix::net::SocketAddr as std::os::linux::net::SocketAddrExt>::from_abstract_name(
-                    &name,
-                )?;
-            (UnixDatagram::bind_addr(&address)?, format!("@{name}"))
+            let name = format!("upfleet-shim-{:032x}", rand::random::<u128>());
+            let address = SocketAddr::from_abstract_name(&name)?;
+            (UnixDatagram::bind_addr(&address)?, format!("@{name}"), None)
         };
-        set_socket_passcred(&socket, true)?;
-        Ok(Self { socket: Some(socket), name, said: Arc::default(), _alive: None })
+        let opened = Self { socket: Some(socket), name, path, said: Arc::default(), alive: None };
+        set_socket_passcred(opened.socket.as_ref().ok_or(io::ErrorKind::NotConnected)?, true)?;
+        Ok(opened)
     }
 
     /// Listens to the process `pid`, which was told the socket's name.
@@ -114,7 +139,7 @@ impl Notify {
             }
         };
         thread::Builder::new().stack_size(STACK).spawn(work)?;
-        self._alive = Some(alive);
+        self.alive = Some(alive);
         Ok(())
     }
 
@@ -122,6 +147,21 @@ impl Notify {
     #[must_use]
     pub fn said(&self) -> Arc<Mutex<Notified>> {
         Arc::clone(&self.said)
+    }
+
+    /// Whether `READY=1` was ever said.
+    #[must_use]
+    pub fn was_ready(&self) -> bool {
+        self.said.lock().unwrap_or_else(PoisonError::into_inner).ready
+    }
+}
+
+impl Drop for Notify {
+    fn drop(&mut self) {
+        drop(self.alive.take());
+        if let Some(path) = &self.path {
+            let _ = fs::remove_file(path);
+        }
     }
 }
 
@@ -182,7 +222,7 @@ mod tests {
     #[test]
     fn strangers_are_not_believed() {
         let dir = tempfile::tempdir().unwrap();
-        let notify = Notify::open(dir.path(), 1).unwrap();
+        let notify = Notify::open(dir.path()).unwrap();
         let socket = notify.socket.as_ref().unwrap();
         let own = UnixDatagram::unbound().unwrap();
         let mut other = Command::new("/bin/sleep").arg("60").spawn().unwrap();
@@ -200,19 +240,41 @@ mod tests {
     }
 
     #[test]
+    fn each_process_has_a_socket_of_its_own_for_as_long_as_it_is_listened_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = || fs::read_dir(dir.path()).unwrap().count();
+        // Left by a shim that was killed; and something else.
+        drop(UnixDatagram::bind(dir.path().join("notify-7")).unwrap());
+        fs::write(dir.path().join("notify-text"), "").unwrap();
+        clear(dir.path()).unwrap();
+        assert_eq!(files(), 1);
+        let first = Notify::open(dir.path()).unwrap();
+        let more: Vec<Notify> = (0..9).map(|_| Notify::open(dir.path()).unwrap()).collect();
+        assert_eq!(files(), 11);
+        drop(more);
+        let own = UnixDatagram::unbound().unwrap();
+        own.send_to(b"STOPPING=1", &first.name).unwrap();
+        assert!(receive(first.socket.as_ref().unwrap(), std::process::id()).unwrap().is_some());
+        drop(first);
+        assert_eq!(files(), 1);
+        let long = dir.path().join("l".repeat(100));
+        let names = [Notify::open(&long).unwrap(), Notify::open(&long).unwrap()].map(|one| one.name.clone());
+        assert!(names[0] != names[1] && names[0].len() > 40, "{names:?}");
+    }
+
+    #[test]
     fn a_process_is_heard_until_nobody_listens_any_more() {
         let dir = tempfile::tempdir().unwrap();
         // Too long for an address: the socket is an abstract one.
         let long = dir.path().join("l".repeat(100));
         std::fs::create_dir(&long).unwrap();
         for dir in [dir.path(), &long] {
-            let mut notify = Notify::open(dir, 2).unwrap();
+            let mut notify = Notify::open(dir).unwrap();
             notify.listen(std::process::id()).unwrap();
             let own = UnixDatagram::unbound().unwrap();
             match notify.name.strip_prefix('@') {
                 Some(name) => {
-                    use std::os::linux::net::SocketAddrExt as _;
-                    let address = std::os::unix::net::SocketAddr::from_abstract_name(name).unwrap();
+                    let address = SocketAddr::from_abstract_name(name).unwrap();
                     own.send_to_addr(b"READY=1", &address).unwrap();
                 }
                 None => drop(own.send_to(b"READY=1", &notify.name).unwrap()),

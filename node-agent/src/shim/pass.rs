@@ -21,6 +21,7 @@ use std::{
 use command_fds::{CommandFdExt as _, FdMapping};
 
 use super::spec::SocketSpec;
+use crate::processes::Identity;
 
 /// The hidden word of the command line.
 pub const WORD: &str = "exec-with-sockets";
@@ -28,11 +29,19 @@ pub const WORD: &str = "exec-with-sockets";
 const FIRST: i32 = 3;
 /// Names the process that was started with sockets, to tell what it has started from what another one has.
 pub const MARK: &str = "UPFLEET_PROCESS";
+/// Names the shim that it was started by, so that a later one finds what that has left; its value is of [`of_shim`].
+pub const SHIM: &str = "UPFLEET_SHIM";
 /// What the helper says first.
 const ALIVE: &[u8] = b"+";
 /// How often, and how long apart, a file that is "busy" is tried again; see `child::spawn_patiently`.
 const TRIES: u32 = 50;
 const PAUSE: Duration = Duration::from_millis(20);
+
+/// The value of [`SHIM`]: no other process of this boot has it.
+#[must_use]
+pub fn of_shim(shim: &Identity) -> String {
+    format!("{}:{}", shim.pid, shim.start_time)
+}
 
 /// A command that executes `argv` with `sockets`, and where its helper says how that went. What else the process is to
 /// have is added by the caller; its standard input is taken.
@@ -49,7 +58,8 @@ pub fn command(
     let mut command = Command::new("/proc/self/exe");
     command.arg0("upfleet-agent").arg(WORD).args(argv).stdin(Stdio::from(writer));
     let names: Vec<&str> = specs.iter().map(|spec| spec.name.as_str()).collect();
-    command.env_clear().env("LISTEN_FDS", sockets.len().to_string()).env("LISTEN_FDNAMES", names.join(":"));
+    command.env_clear().env(SHIM, of_shim(&Identity::of(std::process::id())?));
+    command.env("LISTEN_FDS", sockets.len().to_string()).env("LISTEN_FDNAMES", names.join(":"));
     let mappings = (FIRST..).zip(sockets).map(|(child_fd, parent_fd)| FdMapping { parent_fd, child_fd });
     command.fd_mappings(mappings.collect()).map_err(io::Error::other)?;
     Ok((command, reader))

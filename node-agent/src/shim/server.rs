@@ -20,6 +20,7 @@ use std::{
 };
 
 use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
     fs::{Mode, OFlags},
     net::sockopt::socket_peercred,
     process::geteuid,
@@ -40,8 +41,8 @@ use crate::{formats, processes::Identity};
 const CONNECTIONS: usize = 32;
 /// How long a client may be silent, or not take its answer.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How often a quiet follower is checked for being there.
-const FOLLOW_CHECK: Duration = Duration::from_millis(500);
+/// How often a quiet client that waits is checked for being there.
+const HANG_UP_CHECK: Duration = Duration::from_millis(500);
 
 /// What a connection needs.
 pub struct Server {
@@ -144,7 +145,7 @@ impl Server {
                 Ok(Op::Follow) => return self.follow(stream),
                 Ok(op) => {
                     self.answering.fetch_add(1, Ordering::SeqCst);
-                    let sent = send(stream, self.answer(op));
+                    let sent = self.answer(op, stream).map_or(Err(gone()), |answer| send(stream, answer));
                     self.answering.fetch_sub(1, Ordering::SeqCst);
                     sent?;
                 }
@@ -153,33 +154,45 @@ impl Server {
         }
     }
 
-    fn answer(&self, op: Op) -> Body {
+    /// The answer; none where the client hangs up before. What it has asked for goes on.
+    fn answer(&self, op: Op, stream: &UnixStream) -> Option<Body> {
         let (reply, answer) = sync_channel(1);
         let sent = match op {
-            Op::Hello => return Body::Hello(self.hello.clone()),
-            Op::State => return Body::State(self.shared.state()),
+            Op::Hello => return Some(Body::Hello(self.hello.clone())),
+            Op::State => return Some(Body::State(self.shared.state())),
             Op::Tail { lines, this_launch } => {
-                return Body::Lines(self.shared.output.tail(lines, this_launch));
+                return Some(Body::Lines(self.shared.output.tail(lines, this_launch)));
             }
             Op::Start { launch } => self.events.send(Event::Start(launch, reply)),
             Op::Replace { launch } => self.events.send(Event::Replace(launch, reply)),
             Op::Stop => self.events.send(Event::Stop(reply)),
             Op::Shutdown => self.events.send(Event::Shutdown(reply)),
-            Op::Both => return Body::Both(Box::new(self.shared.both())),
+            Op::Both => return Some(Body::Both(Box::new(self.shared.both()))),
             Op::StartBeside { launch } => self.events.send(Event::StartBeside(launch, reply)),
             Op::Drain => self.events.send(Event::Drain(reply)),
             Op::Dismiss => self.events.send(Event::Dismiss(reply)),
-            Op::Follow => return refusal(ErrorCode::Malformed, "follow has no answer"),
+            Op::Follow => return Some(refusal(ErrorCode::Malformed, "follow has no answer")),
         };
-        let answered = sent.ok().and_then(|()| answer.recv().ok());
-        answered.unwrap_or_else(|| refusal(ErrorCode::WrongState, "the shim is about to end"))
+        let ending = || refusal(ErrorCode::WrongState, "the shim is about to end");
+        if sent.is_err() {
+            return Some(ending());
+        }
+        loop {
+            // A drain takes minutes. Whoever no longer waits for it must not use up the connections.
+            match answer.recv_timeout(HANG_UP_CHECK) {
+                Ok(answer) => return Some(answer),
+                Err(RecvTimeoutError::Disconnected) => return Some(ending()),
+                Err(RecvTimeoutError::Timeout) if closed(stream) => return None,
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+        }
     }
 
     fn follow(&self, stream: &UnixStream) -> io::Result<()> {
         let events: Receiver<Notice> = self.shared.output.follow();
         send(stream, Body::State(self.shared.state()))?;
         loop {
-            match events.recv_timeout(FOLLOW_CHECK) {
+            match events.recv_timeout(HANG_UP_CHECK) {
                 Ok(event) => send(stream, Body::Event(event))?,
                 Err(RecvTimeoutError::Timeout) if hung_up(stream)? => return Ok(()),
                 Err(RecvTimeoutError::Timeout) => {}
@@ -187,6 +200,17 @@ impl Server {
             }
         }
     }
+}
+
+fn gone() -> io::Error {
+    io::ErrorKind::ConnectionAborted.into()
+}
+
+/// Whether the other side has closed both ways, also where something that it sent is still to be read.
+fn closed(stream: &UnixStream) -> bool {
+    let mut fds = [PollFd::new(stream, PollFlags::empty())];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut fds, Some(&now)).is_ok_and(|_| fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR))
 }
 
 /// Whether the other side has closed; what it sends meanwhile is thrown away.

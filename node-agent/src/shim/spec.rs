@@ -152,6 +152,9 @@ pub struct Record {
     pub format: u32,
     /// The process that was started last, until its end is recorded.
     pub process: Option<Identity>,
+    /// Those that run beside it: one that is judged, and those that drain.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub besides: Vec<Identity>,
     /// The shim that started it, whose session it is in.
     pub shim: Option<Identity>,
     /// The last exits, newest last.
@@ -166,7 +169,7 @@ impl Default for Spec {
 
 impl Default for Record {
     fn default() -> Self {
-        Self { format: FORMAT, process: None, shim: None, exits: VecDeque::new() }
+        Self { format: FORMAT, process: None, besides: Vec::new(), shim: None, exits: VecDeque::new() }
     }
 }
 

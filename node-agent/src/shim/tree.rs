@@ -82,10 +82,16 @@ fn of_orphan(pid: u32, stat: &Stat, mains: &[Main]) -> Option<u32> {
 
 /// What the environment of a process says it was started by.
 fn marked(pid: u32) -> Option<u32> {
+    variable(pid, MARK)?.parse().ok()
+}
+
+/// A variable of the environment that a process was started with.
+#[must_use]
+pub fn variable(pid: u32, name: &str) -> Option<String> {
     let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
     let value = |variable: &[u8]| {
-        let text = variable.strip_prefix(MARK.as_bytes())?.strip_prefix(b"=")?;
-        std::str::from_utf8(text).ok()?.parse().ok()
+        let text = variable.strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
+        std::str::from_utf8(text).ok().map(str::to_owned)
     };
     environment.split(|byte| *byte == 0).find_map(value)
 }

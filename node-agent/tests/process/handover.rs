@@ -19,8 +19,8 @@ use upfleet_domain::reason::ReasonCode;
 
 use super::support::{Fixture, until, until_gone};
 
-/// Answers on what it was given. `wait` holds the answer back until the file `go` exists; `orphan` leaves a process
-/// in a session of its own and says its id. By SIGTERM it says STOPPING=1, takes no more connections, answers what it
+/// Answers on what it was given. `wait` holds the answer back until the file `go` exists; `work` has a program do so, and
+/// says its exit status; `orphan` leaves a process in a session of its own and says its id. By SIGTERM it says STOPPING=1, takes no more connections, answers what it
 /// has begun, and ends. With a file `stubborn` it passes SIGTERM over.
 pub const SERVER: &str = r#"
 import os, select, signal, socket, subprocess, sys, threading, time
@@ -44,6 +44,12 @@ def serve(connection):
             if word == "wait":
                 while not os.path.exists(here + "/go"): time.sleep(0.005)
             extra = ""
+            if word == "work":
+                program = ["sh", "-c", "echo; until [ -e go ]; do sleep 0.01; done"]
+                worker = subprocess.Popen(program, cwd=here, stdout=subprocess.PIPE, text=True)
+                worker.stdout.readline()
+                file.write("began " + str(worker.pid) + "\n"); file.flush()
+                extra = " " + str(worker.wait())
             if word == "orphan":
                 child = subprocess.Popen(["sh", "-c", "setsid sleep 1000 >/dev/null 2>&1 & echo $!"], stdout=subprocess.PIPE, text=True)
                 extra = " " + child.stdout.readline().strip()
@@ -74,14 +80,14 @@ pub fn python() -> Option<String> {
 }
 
 /// A component with a TCP and a Unix socket.
-struct Service {
-    fixture: Fixture,
-    address: SocketAddr,
+pub struct Service {
+    pub fixture: Fixture,
+    pub address: SocketAddr,
     python: String,
 }
 
 impl Service {
-    fn new(test: &str) -> Option<Self> {
+    pub fn new(test: &str) -> Option<Self> {
         let Some(python) = python() else {
             super::files::skipped(test, "no python3");
             return None;
@@ -103,31 +109,31 @@ impl Service {
         Some(service)
     }
 
-    fn install(&self, version: &str) {
+    pub fn install(&self, version: &str) {
         let text = format!("#!{}\nVERSION = {version:?}\n{SERVER}", self.python);
         self.fixture.install(text.as_bytes());
     }
 
-    fn launch(&self) -> Launch {
+    pub fn launch(&self) -> Launch {
         self.fixture.launch()
     }
 
-    async fn start(&self) -> ProcessInfo {
+    pub async fn start(&self) -> ProcessInfo {
         self.fixture.supervisor.start(&self.launch()).await.unwrap()
     }
 
-    fn connect(&self) -> TcpStream {
+    pub fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(self.address).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         stream
     }
 
     /// The version and process that a new connection comes to.
-    fn ask(&self) -> (String, u32) {
+    pub fn ask(&self) -> (String, u32) {
         exchange(&self.connect(), "x")
     }
 
-    async fn ready(&self, pid: u32) {
+    pub async fn ready(&self, pid: u32) {
         until("READY=1", || async {
             let both = self.fixture.supervisor.both().await.ok()?;
             let states = [Some(both.current), both.beside];
@@ -138,13 +144,13 @@ impl Service {
     }
 }
 
-fn exchange(stream: &TcpStream, word: &str) -> (String, u32) {
+pub fn exchange(stream: &TcpStream, word: &str) -> (String, u32) {
     let mut stream = stream;
     writeln!(stream, "{word}").unwrap();
     answer(stream)
 }
 
-fn answer(stream: &TcpStream) -> (String, u32) {
+pub fn answer(stream: &TcpStream) -> (String, u32) {
     let mut line = String::new();
     BufReader::new(stream).read_line(&mut line).unwrap();
     let mut words = line.split_whitespace();
@@ -251,7 +257,9 @@ async fn a_dismissed_process_leaves_the_old_one_as_it_was() {
     })
     .await;
     assert_eq!((exit.pid, exit.signal), (third.pid, Some(9)));
-    assert!(supervisor.drain().await.is_err(), "nothing is promoted that has ended");
+    let fault = supervisor.drain().await.expect_err("nothing is promoted that has ended");
+    assert_eq!(fault.reason.code, ReasonCode::ProcessExited);
+    assert!(fault.reason.message().contains("signal 9"), "{fault}");
     assert_eq!(service.ask(), ("one".to_owned(), old.pid));
     supervisor.dismiss().await.unwrap();
 }

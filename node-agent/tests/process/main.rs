@@ -9,6 +9,7 @@ mod files_crash;
 mod files_support;
 mod handover;
 mod handover_crash;
+mod handover_limits;
 mod hostile;
 mod inputs;
 mod releases;
