@@ -11,8 +11,9 @@ use crate::reason::Reason;
 pub struct Interruption {
     /// The new process stood beside the old one until it was healthy.
     pub handed_over: bool,
-    /// From when the old process was asked to end to the first probe that the next one passed, in milliseconds; both
-    /// ways together where the upgrade was rolled back. Zero where all was handed over.
+    /// From when a process was asked to end, or was found ended, to when the next healthy one first passed the slowest
+    /// of its probes, in milliseconds; both ways together where the upgrade was rolled back. Zero where all was handed
+    /// over.
     pub down_ms: u64,
     /// Why a process was stopped and started although the configuration says to hand over.
     #[serde(default, skip_serializing_if = "Option::is_none")]

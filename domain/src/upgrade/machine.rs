@@ -154,8 +154,7 @@ impl Machine {
         let Some(passage) = &self.record.passage else {
             return self.record.last.as_ref().map(|last| last.reason.clone());
         };
-        let drains = matches!(&self.outstanding, Some((_, step)) if step.kind == StepKind::Drain);
-        let watched = passage.phase == Phase::Probing && passage.held.is_none() && !drains;
+        let watched = passage.phase == Phase::Probing && passage.held.is_none();
         let live = self.watch.as_ref().filter(|_| watched);
         let reason = live.map_or_else(|| passage.reason.clone(), |watch| watch.reason(&self.policy));
         Some(reason.since(passage.since).until(Some(passage.deadline)))

@@ -166,7 +166,10 @@ impl Policy {
             Phase::Staged => limits.staged,
             Phase::Activating => limits.activating.saturating_add(self.stop_timeout),
             Phase::Probing => {
-                let healthy = limits.probing.saturating_add(self.start_deadline);
+                // Beside the old process, and again without it.
+                let healthy =
+                    if self.handover { self.start_deadline.saturating_mul(2) } else { self.start_deadline };
+                let healthy = limits.probing.saturating_add(healthy);
                 healthy.saturating_add(soak).saturating_add(self.drain())
             }
             Phase::Committing => limits.committing,

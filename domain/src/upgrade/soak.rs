@@ -29,6 +29,7 @@ pub struct Watch {
     pid: Option<u32>,
     counts: Vec<Count>,
     healthy: Option<Time>,
+    draining: bool,
     failed: Option<Reason>,
     problem: String,
     results: Vec<String>,
@@ -40,6 +41,8 @@ struct Count {
     due: Time,
     passes: u32,
     failures: u32,
+    /// From when on it passes, where it does.
+    since: Option<Time>,
 }
 
 /// What the watch has come to.
@@ -58,7 +61,7 @@ impl Watch {
     /// new version that falls over once is not healthy; the other is for what is put back.
     #[must_use]
     pub fn new(policy: &Policy, soak: Duration, strict: bool, pid: Option<u32>, now: Time) -> Self {
-        let count = |_: &ProbePolicy| Count { due: now, passes: 0, failures: 0 };
+        let count = |_: &ProbePolicy| Count { due: now, passes: 0, failures: 0, since: None };
         Self {
             begun: now,
             limit: policy.start_deadline,
@@ -68,6 +71,7 @@ impl Watch {
             pid,
             counts: policy.probes.iter().map(count).collect(),
             healthy: None,
+            draining: false,
             failed: None,
             problem: "no probe has answered yet".to_owned(),
             results: Vec::new(),
@@ -86,8 +90,8 @@ impl Watch {
     pub fn wake_at(&self) -> Time {
         let probe = self.counts.iter().map(|count| count.due).min();
         let end = match self.healthy {
-            // While a probe fails, only the next answers of the probes can change anything.
-            Some(_) if self.failing() => None,
+            // While a probe fails or another process finishes, only the next answers can change anything.
+            Some(_) if self.failing() || self.draining => None,
             Some(healthy) => Some(healthy.after(self.soak)),
             None => Some(self.begun.after(self.limit)),
         };
@@ -101,9 +105,13 @@ impl Watch {
         };
         count.due = now.after(probe.interval);
         match &probed.result {
-            Ok(()) => (count.passes, count.failures) = (count.passes.saturating_add(1), 0),
+            Ok(()) => {
+                (count.passes, count.failures) = (count.passes.saturating_add(1), 0);
+                count.since.get_or_insert(now);
+            }
             Err(problem) => {
                 (count.passes, count.failures) = (0, count.failures.saturating_add(1));
+                count.since = None;
                 self.problem.clone_from(problem);
             }
         }
@@ -129,6 +137,10 @@ impl Watch {
         if self.healthy.is_none() && enough {
             self.healthy = Some(now);
         }
+        if self.draining && !probed.draining {
+            self.alone(now);
+        }
+        self.draining = probed.draining;
     }
 
     fn note_process(&mut self, policy: &Policy, process: &Process, now: Time) {
@@ -150,7 +162,7 @@ impl Watch {
                 Some(Reason::new(ReasonCode::ProcessExited).with("exit", exit).with("after", after));
         } else {
             self.problem = format!("the process ended with {exit}");
-            self.counts.iter_mut().for_each(|count| count.passes = 0);
+            self.counts.iter_mut().for_each(|count| (count.passes, count.since) = (0, None));
         }
     }
 
@@ -177,11 +189,12 @@ impl Watch {
         }
         match self.healthy {
             // A probe that fails right at the end is waited for: it recovers or reaches its threshold.
-            Some(healthy) if now >= healthy.after(self.soak) => {
-                let mut failures = self.counts.iter().map(|count| count.failures > 0);
-                let failing =
-                    if self.any { failures.all(|fails| fails) } else { failures.any(|fails| fails) };
-                if failing { Verdict::Watching } else { Verdict::Healthy }
+            Some(healthy) if now >= healthy.after(self.soak) && !self.draining => {
+                if self.failing() {
+                    Verdict::Watching
+                } else {
+                    Verdict::Healthy
+                }
             }
             None if now >= self.begun.after(self.limit) => {
                 let limit = format!("{} ms", self.limit.as_millis());
@@ -195,6 +208,10 @@ impl Watch {
     /// What it waits for.
     #[must_use]
     pub fn reason(&self, policy: &Policy) -> Reason {
+        if self.draining {
+            let limit = format!("{} ms", policy.drain_timeout.as_millis());
+            return Reason::new(ReasonCode::Draining).with("limit", limit);
+        }
         if self.healthy.is_some() {
             return Reason::new(ReasonCode::Soaking).with("soak", format!("{} ms", self.soak.as_millis()));
         }
@@ -217,16 +234,41 @@ impl Watch {
         self.healthy.is_some()
     }
 
-    /// The process is alone from now on: what it was healthy for beside another one does not count.
-    pub fn alone(&mut self, now: Time) {
-        self.healthy = self.healthy.map(|_| now);
-        self.counts.iter_mut().for_each(|count| count.due = now);
+    /// The process takes another one's place, which is asked to finish. The soak time begins when that has ended.
+    pub fn takes_over(&mut self, now: Time) {
+        self.alone(now);
+        self.draining = true;
+    }
+
+    /// Whether another process still finishes.
+    #[must_use]
+    pub fn draining(&self) -> bool {
+        self.draining
+    }
+
+    /// What it was healthy for beside another one does not count: the watch begins anew.
+    fn alone(&mut self, now: Time) {
+        (self.begun, self.healthy) = (now, None);
+        self.counts.fill(Count { due: now, passes: 0, failures: 0, since: None });
+    }
+
+    /// From when on all that is asked of a healthy process was passed; `None` while it is not healthy.
+    #[must_use]
+    pub fn answers_since(&self) -> Option<Time> {
+        let mut since = self.counts.iter().map(|count| count.since);
+        self.healthy?;
+        // With none of several asked for, the first that passes is enough; else it is the slowest that counts.
+        if self.any {
+            since.flatten().min()
+        } else {
+            since.try_fold(self.begun, |last, at| Some(last.max(at?)))
+        }
     }
 
     /// When it has been healthy for the soak time; `None` while it is not healthy.
     #[must_use]
     pub fn soaked_at(&self) -> Option<Time> {
-        self.healthy.map(|since| since.after(self.soak))
+        self.healthy.filter(|_| !self.draining).map(|since| since.after(self.soak))
     }
 
     /// The last problem a probe reported.

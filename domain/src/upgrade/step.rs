@@ -226,6 +226,9 @@ impl StepKind {
                 | Self::CheckPreflight { .. }
                 | Self::Inspect { .. }
                 | Self::Prove { .. }
+                // Whoever keeps the processes goes on by itself, and takes the opposite order as well.
+                | Self::Drain
+                | Self::Dismiss
         )
     }
 }
@@ -312,6 +315,8 @@ pub struct Probed {
     pub process: Process,
     /// Where it failed: what the process left behind.
     pub evidence: Option<Evidence>,
+    /// Whether a process that was asked to finish has not ended yet.
+    pub draining: bool,
 }
 
 /// Why a step could not be done.

@@ -279,9 +279,10 @@ impl<W: World> Tools<W> {
             true => self.world.beside().await.unwrap_or(Process::NotRun),
             false => self.world.process().await,
         };
+        let draining = !beside && self.policy.handover && self.world.draining().await;
         let down = self.policy.supervised && process.digest().is_none();
         let evidence = if result.is_err() || down { Some(self.world.evidence().await) } else { None };
-        Probed { result, process, evidence }
+        Probed { result, process, evidence, draining }
     }
 
     async fn inspect(&self, probe: bool, gate: OwnedMutexGuard<()>) -> Result<Answer, Failure> {

@@ -105,6 +105,10 @@ pub trait World: Send + Sync + 'static {
     }
     /// Tells whoever uses the component's files that they have changed, and says what was answered.
     fn reload(&self) -> impl Future<Output = Result<String, Failure>> + Send;
+    /// Whether a process that was asked to finish has not ended yet.
+    fn draining(&self) -> impl Future<Output = bool> + Send {
+        async { false }
+    }
     /// Runs a probe once, of what runs or of what stands beside it.
     fn probe(&self, index: usize, beside: bool) -> impl Future<Output = Result<(), String>> + Send;
     /// Whether what runs the component can be asked to start and stop it. Changes nothing.
@@ -365,6 +369,11 @@ impl World for Node {
             Ok(answer) => Ok(answer),
             Err(reason) => Err(self.failure(reason).await),
         }
+    }
+
+    async fn draining(&self) -> bool {
+        // What can't be asked has not said that it is over.
+        self.supervisor.both().await.map_or(true, |both| !both.draining.is_empty())
     }
 
     async fn probe(&self, index: usize, beside: bool) -> Result<(), String> {

@@ -42,9 +42,6 @@ impl Machine {
     /// What is done to the files, in order: all is looked at before anything is put back, base and stack together.
     fn back_steps(&self) -> Vec<StepKind> {
         let Some(passage) = self.record.passage.as_ref() else { return Vec::new() };
-        if passage.beside {
-            return vec![StepKind::Dismiss];
-        }
         let Some(Back { to, .. }) = &passage.back else { return Vec::new() };
         let goal = passage.order.goal.state();
         let base = to.artifact() != goal.artifact() || self.seen.installed != to.artifact();
@@ -67,6 +64,10 @@ impl Machine {
         }
         if self.seen.damaged || of_stacks.iter().any(|state| !state.layers.is_empty()) {
             steps.push(StepKind::SwitchStackBack { layers: to.layers.clone() });
+        }
+        if passage.beside {
+            // Only now, since whatever happens to the process that stays, it can be started again.
+            steps.push(StepKind::Dismiss);
         }
         steps.push(StepKind::Inspect { probe: false });
         steps
@@ -105,16 +106,13 @@ impl Machine {
             }
             (StepKind::Stop, _) => self.start_old(now),
             (StepKind::Start { .. } | StepKind::StartBeside { .. }, _) => self.watch_old(now),
-            (StepKind::Drain, _) => self.drained(now),
+            (StepKind::Drain, _) => self.taken_over(now),
             (StepKind::Dismiss, _) => {
                 self.dismissed();
-                self.back_begin();
+                self.perform(StepKind::Inspect { probe: false });
             }
-            (StepKind::Probe { index, .. }, Answer::Probed(probed)) => {
-                self.passed(&probed, now);
-                if let Some(watch) = &mut self.watch {
-                    watch.note(&self.policy, index, &probed, now);
-                }
+            (StepKind::Probe { index, beside }, Answer::Probed(probed)) => {
+                self.probed(index, beside, &probed, now);
                 self.watch_on(now);
             }
             (StepKind::Prove { .. }, Answer::Proved(proof)) => self.back_proved(proof, now),
@@ -126,6 +124,12 @@ impl Machine {
     /// The files are back: is what runs? A process that was never reached, or was restarted before a crash, is left
     /// alone.
     fn back_in_place(&mut self, found: &Found, now: Time) {
+        if let Some(passage) = self.record.passage.as_mut().filter(|_| found.beside.is_some()) {
+            // A restart of the agent may not have seen it at once.
+            passage.beside = true;
+            let reason = Reason::new(ReasonCode::StopFailed);
+            return self.back_retry(reason.with("problem", "another process still stands beside it"), now);
+        }
         let Some(passage) = self.record.passage.as_ref() else { return };
         let Some(Back { to, .. }) = &passage.back else { return };
         let base = found.installed == to.artifact() || to.artifact().is_none();

@@ -7,14 +7,13 @@
 use super::Machine;
 use crate::{
     digest::Digest,
-    reason::{Reason, ReasonCode},
     state::Layer,
     time::Time,
     upgrade::{
         Phase,
         interruption::Interruption,
         record::Passage,
-        step::{Failure, Process, StepKind},
+        step::{Failure, Probed, Process, StepKind},
     },
 };
 
@@ -66,7 +65,8 @@ impl Machine {
         if let Some(passage) = &mut self.record.passage {
             passage.beside = false;
             passage.reached = true;
-            if runs {
+            // What has taken over and is gone was nowhere measured yet.
+            if runs || passage.handed_over {
                 passage.goes_down(now);
             }
         }
@@ -81,21 +81,29 @@ impl Machine {
         self.stop_running(now);
     }
 
-    /// The new process has passed its probes: it takes the old one's place.
+    /// The new process has passed its probes: it takes the old one's place, which is asked to finish.
     pub(super) fn drain(&mut self, now: Time) {
-        let limit = format!("{} ms", self.policy.drain_timeout.as_millis());
         if let Some(passage) = &mut self.record.passage {
             // From here on the old process is asked to end.
             passage.reached = true;
         }
-        if self.record.passage.as_ref().is_some_and(|passage| passage.phase == Phase::Probing) {
-            self.say(Reason::new(ReasonCode::Draining).with("limit", limit), now);
+        if let Some(watch) = &mut self.watch {
+            watch.takes_over(now);
         }
+        self.say_watched(now);
         self.perform(StepKind::Drain);
     }
 
-    /// The old process has ended; the new one is the component's.
-    pub(super) fn drained(&mut self, now: Time) {
+    /// Reports what the watch on a new process waits for.
+    pub(super) fn say_watched(&mut self, now: Time) {
+        let probing = self.record.passage.as_ref().is_some_and(|passage| passage.phase == Phase::Probing);
+        if let Some(watch) = self.watch.as_ref().filter(|_| probing) {
+            self.say(watch.reason(&self.policy), now);
+        }
+    }
+
+    /// The old process was asked to finish; the new one is the component's, and is watched meanwhile.
+    pub(super) fn taken_over(&mut self, now: Time) {
         if let Some(process) = self.seen.beside.take() {
             self.seen.process = process;
         }
@@ -104,14 +112,23 @@ impl Machine {
             passage.handed_over = true;
         }
         self.record.started = true;
-        if let Some(watch) = &mut self.watch {
-            watch.alone(now);
-            let reason = watch.reason(&self.policy);
-            if self.record.passage.as_ref().is_some_and(|passage| passage.phase == Phase::Probing) {
-                self.say(reason, now);
+        self.watch_on(now);
+    }
+
+    /// Takes in the answer of a probe, and what it says of the time in which nobody answers: that ends with the first
+    /// pass of a healthy process's slowest probe, and begins anew where what has taken over is gone.
+    pub(super) fn probed(&mut self, index: usize, beside: bool, probed: &Probed, now: Time) {
+        let Some(watch) = &mut self.watch else { return };
+        watch.note(&self.policy, index, probed, now);
+        let since = watch.answers_since();
+        let gone = !beside && self.policy.supervised && probed.process.digest().is_none();
+        if let Some(passage) = &mut self.record.passage {
+            if gone && passage.reached && passage.ran {
+                passage.goes_down(now);
+            } else if let Some(since) = since {
+                passage.is_up(since);
             }
         }
-        self.watch_on(now);
     }
 
     /// Nothing stands beside any more.

@@ -13,7 +13,7 @@ use crate::{
         preflight::{self, Asked, Verdict as Check},
         record::{Goal, Part},
         soak::{Verdict, Watch},
-        step::{Answer, Failure, Probed, StepKind},
+        step::{Answer, Failure, StepKind},
     },
 };
 
@@ -130,24 +130,20 @@ impl Machine {
             ) => self.switched(&kind, now),
             (StepKind::Stop, _) => self.start_new(now),
             (StepKind::Start { .. } | StepKind::StartBeside { .. }, _) => self.started_new(now),
-            (StepKind::Drain, _) => self.drained(now),
+            (StepKind::Drain, _) => self.taken_over(now),
             (StepKind::PatchLive { .. }, Answer::Proved(proof)) => self.patched_live(proof, now),
             (StepKind::Prove { .. }, Answer::Proved(proof)) => self.proved(proof, now),
             (StepKind::Reload, Answer::Reloaded(answer)) => {
                 self.keep_reload(answer);
                 self.started_new(now);
             }
-            (StepKind::Probe { index, .. }, Answer::Probed(probed)) => {
-                self.passed(&probed, now);
-                if let Some(watch) = &mut self.watch {
-                    let soaking = watch.soaking();
-                    watch.note(&self.policy, index, &probed, now);
-                    let begins = !soaking && watch.soaking();
-                    let reason = watch.reason(&self.policy);
-                    let beside = self.record.passage.as_ref().is_some_and(|passage| passage.beside);
-                    if begins && !beside {
-                        self.say(reason, now);
-                    }
+            (StepKind::Probe { index, beside }, Answer::Probed(probed)) => {
+                let stands = |watch: &Watch| (watch.soaking(), watch.draining());
+                let before = self.watch.as_ref().map(stands);
+                self.probed(index, beside, &probed, now);
+                // What begins beside the old process is a drain, which says so itself.
+                if before != self.watch.as_ref().map(stands) && !beside {
+                    self.say_watched(now);
                 }
                 self.watch_on(now);
             }
@@ -174,7 +170,9 @@ impl Machine {
         }
         self.keep_evidence(failure.evidence.map(|evidence| *evidence));
         let starts = matches!(kind, StepKind::Start { .. } | StepKind::StartBeside { .. });
-        let blame = starts && failure.reason.code == ReasonCode::StartFailed;
+        // One that ends before the old one was asked to has not stayed either.
+        let ended = failure.reason.code == ReasonCode::ProcessExited;
+        let blame = ended || (starts && failure.reason.code == ReasonCode::StartFailed);
         self.give_up(failure.reason, blame, now);
     }
 
@@ -285,13 +283,6 @@ impl Machine {
                 self.keep_evidence(Some(evidence));
                 self.roll_back(reason, true, now);
             }
-        }
-    }
-
-    /// The first probe that passes says that somebody answers again.
-    pub(super) fn passed(&mut self, probed: &Probed, now: Time) {
-        if let Some(passage) = self.record.passage.as_mut().filter(|_| probed.result.is_ok()) {
-            passage.is_up(now);
         }
     }
 

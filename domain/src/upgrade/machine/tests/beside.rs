@@ -6,12 +6,14 @@ use super::node::{Node, digest, install, offer, stack};
 use crate::{
     order::Target,
     reason::ReasonCode,
+    time::Time,
     upgrade::{
         Outcome,
         event::Event,
         interruption::Interruption,
         policy::{Policy, ProbePolicy},
-        step::Process,
+        soak::Watch,
+        step::{Probed, Process},
     },
 };
 
@@ -97,7 +99,7 @@ fn what_can_t_stand_beside_is_stopped_and_started_and_the_result_says_why() {
     node.no_sockets = true;
     node.send(Event::Order(Box::new(install(2, "u2", 2))));
     node.run_to("start");
-    node.now = crate::time::Time(node.now.0 + 300);
+    node.now = Time(node.now.0 + 300);
     assert_eq!(node.run("u2"), Outcome::Succeeded);
     let cost = cost(&node, "u2").unwrap();
     assert_eq!((cost.handed_over, cost.down_ms), (false, 300));
@@ -111,9 +113,9 @@ fn the_time_without_an_answer_is_measured_both_ways() {
     node.done.clear();
     node.send(Event::Order(Box::new(install(2, "u2", 2))));
     node.run_to("stop");
-    node.now = crate::time::Time(node.now.0 + 100);
+    node.now = Time(node.now.0 + 100);
     node.run_to("start");
-    node.now = crate::time::Time(node.now.0 + 20);
+    node.now = Time(node.now.0 + 20);
     // The agent dies in the middle: the time goes on.
     node.crash();
     assert_eq!(node.run("u2"), Outcome::Succeeded);
@@ -122,6 +124,127 @@ fn the_time_without_an_answer_is_measured_both_ways() {
     node.send(Event::Order(Box::new(install(3, "u3", 3))));
     assert_eq!(node.run("u3"), Outcome::RolledBack);
     assert!(cost(&node, "u3").unwrap().down_ms >= 500, "until the old one answered");
+}
+
+/// Neither of two probes passes at once: what counts is the one that takes longer, from its first pass on.
+#[test]
+fn the_slowest_probe_ends_the_time_without_an_answer() {
+    let probe =
+        |interval| ProbePolicy { interval: Duration::from_millis(interval), successes: 3, failures: 9 };
+    let policy = Policy { probes: vec![probe(100), probe(1000)], ..Policy::default() };
+    let mut watch = Watch::new(&policy, Duration::ZERO, true, Some(7), Time(0));
+    let probed = |ok: bool| Probed {
+        result: if ok { Ok(()) } else { Err("no".to_owned()) },
+        process: Process::Running { pid: 7, digest: digest(1), stack: None },
+        evidence: None,
+        draining: false,
+    };
+    let answers = [(0, true), (1, false), (0, true), (0, true), (1, true), (1, true), (1, true)];
+    for (time, (index, ok)) in (1..).zip(answers) {
+        assert_eq!(watch.answers_since(), None, "{time}");
+        watch.note(&policy, index, &probed(ok), Time(time));
+    }
+    assert_eq!(watch.answers_since(), Some(Time(5)));
+    let mut any =
+        Watch::new(&Policy { any_probe: true, ..policy.clone() }, Duration::ZERO, true, Some(7), Time(0));
+    for time in 1..4 {
+        any.note(&Policy { any_probe: true, ..policy.clone() }, 1, &probed(true), Time(time));
+    }
+    assert_eq!(any.answers_since(), Some(Time(1)));
+}
+
+/// What has taken over and then ends is not "handed over, down 0".
+#[test]
+fn what_falls_after_it_took_over_was_down() {
+    let mut node = settled();
+    node.send(Event::Order(Box::new(install(2, "u2", 2))));
+    node.run_to("drain");
+    node.answer_one();
+    node.process = Process::Down { exit: "exit status 1".to_owned() };
+    node.answer_one();
+    node.now = Time(node.now.0 + 700);
+    assert_eq!(node.run("u2"), Outcome::RolledBack);
+    let cost = cost(&node, "u2").unwrap();
+    assert!(cost.handed_over && cost.down_ms >= 700, "{cost}");
+}
+
+/// While the old process takes its time, the new one is watched, and the way back is open.
+#[test]
+fn the_new_process_is_watched_while_the_old_one_finishes() {
+    let mut node = settled();
+    node.finishes = 1000;
+    node.send(Event::Order(Box::new(install(2, "u2", 2))));
+    node.run_to("drain");
+    for _ in 0..20 {
+        if !node.answer_one() {
+            node.advance();
+        }
+    }
+    assert_eq!(node.machine.reason().unwrap().code, ReasonCode::Draining);
+    assert_eq!((node.outcome("u2"), node.machine.soaked_at()), (None, None));
+    let left = node.finishing;
+    node.unhealthy.insert(digest(2));
+    node.run_to("start beside");
+    assert!(left - node.finishing < 10, "the old process was waited for");
+    (node.finishes, node.finishing) = (2, 2);
+    assert_eq!(node.run("u2"), Outcome::RolledBack);
+    assert_eq!(node.machine.record().failed, [digest(2)]);
+}
+
+/// What it was healthy for beside the old one, and while that finished, is not what the soak time is about.
+#[test]
+fn without_a_soak_time_it_is_asked_again_once_it_is_alone() {
+    let mut node = settled();
+    node.send(Event::Configured(Box::new(Policy { soak: Duration::ZERO, ..handing_over() })));
+    node.send(Event::Order(Box::new(install(2, "u2", 2))));
+    node.run_to("drain");
+    node.answer_one();
+    assert_eq!(node.finishing, 2);
+    assert_eq!(node.run("u2"), Outcome::Succeeded);
+    let after = node.done.iter().rev().take_while(|step| **step != "drain");
+    let successes = handing_over().probes[0].successes as usize;
+    // Two while the old one finished, one that found it gone, and then as often as at the beginning.
+    assert_eq!(after.filter(|step| **step == "probe").count(), 2 + 1 + successes);
+}
+
+/// One that ends before the old one was asked to is at fault, as one that ends later.
+#[test]
+fn what_ends_before_it_takes_over_is_at_fault() {
+    let mut node = settled();
+    node.send(Event::Order(Box::new(install(2, "u2", 2))));
+    node.run_to("drain");
+    node.fall_beside();
+    assert_eq!(node.run("u2"), Outcome::RolledBack);
+    assert_eq!(node.process.pid(), Some(101));
+    assert_eq!(node.machine.record().failed, [digest(2)]);
+}
+
+/// The file is back before the other process is asked to end, so that the one that stays can be started again.
+#[test]
+fn the_old_file_is_back_before_the_new_process_is_dismissed() {
+    let mut node = settled();
+    node.unhealthy.insert(digest(2));
+    node.send(Event::Order(Box::new(install(2, "u2", 2))));
+    node.run_to("dismiss");
+    assert_eq!(node.installed, Some(digest(1)));
+    node.faults.extend([("dismiss", ReasonCode::StopFailed); 3]);
+    assert_eq!(node.run("u2"), Outcome::RollbackFailed);
+    assert_eq!((node.installed, node.process.pid()), (Some(digest(1)), Some(101)));
+}
+
+/// An agent that comes back in the middle of putting back may not see at once what stands beside.
+#[test]
+fn what_a_restart_did_not_see_is_dismissed_before_the_way_back_ends() {
+    let mut node = settled();
+    node.unhealthy.insert(digest(2));
+    node.send(Event::Order(Box::new(install(2, "u2", 2))));
+    node.run_to("dismiss");
+    let hidden = node.beside.take();
+    node.crash();
+    node.answer_one();
+    node.beside = hidden;
+    assert_eq!(node.run("u2"), Outcome::RolledBack);
+    assert!(node.beside.is_none(), "it still stands there");
 }
 
 #[test]

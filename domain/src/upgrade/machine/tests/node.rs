@@ -162,6 +162,9 @@ pub(super) struct Node {
     pub(super) no_sockets: bool,
     /// The old process of a handover that was not asked to end yet.
     pub(super) undrained: Option<u32>,
+    /// For how many probes an old process finishes what it has begun, and how many are left.
+    pub(super) finishes: u32,
+    pub(super) finishing: u32,
     pub(super) pids: u32,
     pub(super) unhealthy: BTreeSet<Digest>,
     /// What runs before an upgrade is unhealthy.
@@ -203,6 +206,8 @@ impl Node {
             beside: None,
             no_sockets: false,
             undrained: None,
+            finishes: 2,
+            finishing: 0,
             pids: 100,
             unhealthy: BTreeSet::new(),
             broken_baseline: false,
@@ -333,7 +338,10 @@ impl Node {
                 let bad = self.layers.iter().any(|layer| self.unhealthy.contains(&layer.release.artifact));
                 let sick = bad || content.is_none_or(|digest| self.unhealthy.contains(&digest));
                 let result = if sick { Err("answers 500".to_owned()) } else { Ok(()) };
-                return Ok(Answer::Probed(Probed { result, process: self.process.clone(), evidence: None }));
+                let process = self.process.clone();
+                let draining = self.finishing > 0;
+                self.finishing = self.finishing.saturating_sub(1);
+                return Ok(Answer::Probed(Probed { result, process, evidence: None, draining }));
             }
             StepKind::Prune { keep, .. } => {
                 assert!(self.installed.is_none_or(|digest| keep.contains(&digest)) || self.drifted());
@@ -351,7 +359,7 @@ impl Node {
         let bad = layers.iter().any(|layer| self.unhealthy.contains(&layer.release.artifact));
         let sick = bad || process.digest().is_none_or(|digest| self.unhealthy.contains(&digest));
         let result = if sick { Err("answers 500".to_owned()) } else { Ok(()) };
-        Answer::Probed(Probed { result, process, evidence: None })
+        Answer::Probed(Probed { result, process, evidence: None, draining: false })
     }
 
     fn start_beside(&mut self, digest: Digest, layers: &[Layer]) -> Result<Answer, Failure> {
@@ -381,11 +389,11 @@ impl Node {
             Some((process @ Process::Running { digest, stack, .. }, layers)) => {
                 (self.process, self.in_force) = (process, stack);
                 self.launch = Some((digest, layers));
-                self.undrained = None;
+                (self.undrained, self.finishing) = (None, self.finishes);
             }
             Some(ended) => {
                 self.beside = Some(ended);
-                return Err(Reason::new(ReasonCode::StopFailed).into());
+                return Err(Reason::new(ReasonCode::ProcessExited).into());
             }
             None => {}
         }
