@@ -36,8 +36,6 @@ pub struct Besides {
     /// What stood beside last was dismissed, and does not take over whoever still asks for it.
     dismissed: bool,
     draining: Vec<Leaving>,
-    /// Who wants to know when nothing drains any more.
-    waiting: Vec<Reply>,
 }
 
 /// The one that is judged.
@@ -61,11 +59,11 @@ impl Leaving {
     }
 
     /// Not even killed it ends.
-    fn give_up(&mut self) -> Body {
+    fn give_up(&mut self) {
         self.until = None;
         let answer = self.unending();
         self.replies.drain(..).for_each(|reply| drop(reply.send(answer.clone())));
-        answer
+        eprintln!("upfleet-agent shim: process {} does not end, not even by SIGKILL", self.child.info.pid);
     }
 
     fn unending(&self) -> Body {
@@ -107,10 +105,11 @@ impl Besides {
         })
     }
 
-    /// Those that were asked to finish.
+    /// Those that were asked to finish, as long as they can be expected to end.
     #[must_use]
     pub fn draining(&self) -> Vec<u32> {
-        self.draining.iter().map(|leaving| leaving.child.info.pid).collect()
+        let expected = self.draining.iter().filter(|leaving| leaving.until.is_some());
+        expected.map(|leaving| leaving.child.info.pid).collect()
     }
 
     /// Those of the process that stands beside, and of those that drain.
@@ -239,7 +238,7 @@ impl Keeper {
     }
 
     /// The process beside takes the place of the current one, which is asked to finish.
-    pub(super) fn drain(&mut self, reply: Reply) {
+    pub(super) fn drain(&mut self, reply: &Reply) {
         let refuse = |code, message: &str| {
             let _ = reply.send(refusal(code, message.to_owned()));
         };
@@ -256,14 +255,14 @@ impl Keeper {
             None if self.besides.dismissed => {
                 return refuse(ErrorCode::WrongState, "what stood beside was dismissed");
             }
-            None => return self.when_drained(reply),
+            None => return self.say(reply),
         };
         if matches!(self.phase, Phase::Stopping { .. }) {
             self.besides.beside = Some((launch, Standing::Running(child)));
             return refuse(ErrorCode::WrongState, "the process is being stopped");
         }
         match self.take_over(launch, child) {
-            Ok(()) => self.when_drained(reply),
+            Ok(()) => self.say(reply),
             Err(error) => drop(reply.send(Body::Error(error))),
         }
     }
@@ -287,19 +286,6 @@ impl Keeper {
         self.record_besides();
         self.sockets.keep_only(&sockets);
         Ok(())
-    }
-
-    fn when_drained(&mut self, reply: Reply) {
-        self.besides.waiting.push(reply);
-        self.tell_drained();
-    }
-
-    /// Answers where nothing drains any more, or only what can't be killed, which was said.
-    fn tell_drained(&mut self) {
-        if self.besides.draining.iter().all(|leaving| leaving.until.is_none()) {
-            let waiting = std::mem::take(&mut self.besides.waiting);
-            waiting.iter().for_each(|reply| self.say(reply));
-        }
     }
 
     /// Ends the process beside; it may finish what it has begun, where it has served as well.
@@ -346,13 +332,13 @@ impl Keeper {
 
     /// Kills what had its time.
     pub(super) fn besides_on_time(&mut self, now: Instant) {
-        let (mut kill, mut given_up) = (Vec::new(), Vec::new());
+        let mut kill = Vec::new();
         for leaving in self.besides.leaving_mut() {
             if leaving.until.is_none_or(|until| until > now) {
                 continue;
             }
             if leaving.killed {
-                given_up.push((leaving.child.info.pid, leaving.give_up()));
+                leaving.give_up();
             } else {
                 (leaving.killed, leaving.until) = (true, Some(now + KILL_LIMIT));
                 kill.push(leaving.child.info.pid);
@@ -363,10 +349,6 @@ impl Keeper {
                 self.kill_tree(&leaving.child);
             }
         }
-        let drained = |pid: u32| self.besides.draining.iter().any(|leaving| leaving.child.info.pid == pid);
-        if let Some((_, answer)) = given_up.into_iter().find(|(pid, _)| drained(*pid)) {
-            self.besides.waiting.drain(..).for_each(|reply| drop(reply.send(answer.clone())));
-        }
     }
 
     /// Takes note of an end; `false` where it is none of theirs.
@@ -375,7 +357,6 @@ impl Keeper {
         {
             let Leaving { child, killed, .. } = self.besides.draining.remove(at);
             let _ = self.record_exit(&child, ended, true, killed);
-            self.tell_drained();
             return true;
         }
         let pid = match &self.besides.beside {
@@ -472,7 +453,7 @@ mod tests {
         let (reply, answer) = sync_channel(1);
         keeper.dismiss(reply.clone());
         assert_eq!(code(&answer), Some(ErrorCode::StopFailed));
-        keeper.drain(reply.clone());
+        keeper.drain(&reply);
         assert_eq!(code(&answer), Some(ErrorCode::WrongState));
         // A stop of the process itself, that is as stubborn.
         let Some((_, Standing::Dismissed(Leaving { child, .. }))) = keeper.besides.beside.take() else {
@@ -481,17 +462,16 @@ mod tests {
         keeper.phase = Phase::Stopping { child, until: None, killed: true, replies: vec![] };
         keeper.stop(reply.clone());
         assert_eq!(code(&answer), Some(ErrorCode::StopFailed));
-        // One that drains: whoever waited for it is told once, and nobody waits for it again.
+        // One that drains is waited for only as long as it can be expected to end.
         keeper.phase = Phase::Stopped;
         keeper.besides = Besides::default();
         let mut draining = given_up(&process);
         draining.until = Some(Instant::now());
         keeper.besides.draining.push(draining);
-        keeper.drain(reply.clone());
-        assert!(answer.try_recv().is_err(), "it drains");
+        assert_eq!(keeper.besides.draining(), [process.id()]);
         keeper.besides_on_time(Instant::now());
-        assert_eq!(code(&answer), Some(ErrorCode::StopFailed));
-        keeper.drain(reply);
+        assert!(keeper.besides.draining().is_empty());
+        keeper.drain(&reply);
         assert_eq!(code(&answer), None);
         process.kill().unwrap();
         process.wait().unwrap();

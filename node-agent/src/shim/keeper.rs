@@ -137,7 +137,7 @@ impl Keeper {
                     self.stop(reply);
                 }
                 Ok(Event::StartBeside(launch, reply)) => self.start_beside(*launch, &reply),
-                Ok(Event::Drain(reply)) => self.drain(reply),
+                Ok(Event::Drain(reply)) => self.drain(&reply),
                 Ok(Event::Dismiss(reply)) => self.dismiss(reply),
                 Ok(Event::Ended(ended)) => self.ended(ended),
                 Err(RecvTimeoutError::Timeout) => self.on_time(),

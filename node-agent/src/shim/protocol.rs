@@ -64,9 +64,9 @@ pub enum Op {
         /// What to run.
         launch: Box<Launch>,
     },
-    /// Make the process beside the current one the current one, and ask the other to finish and end. Answered when
-    /// nothing drains any more, or can be killed; it goes on where the client hangs up, and may be asked for again.
-    /// Refused once what stood beside was dismissed.
+    /// Make the process beside the current one the current one, and ask the other to finish and end. Answered at once:
+    /// whether that has ended is in [`Both::draining`]. Where nothing stands beside it is done; refused once what stood
+    /// there was dismissed.
     Drain,
     /// End the process beside the current one, which stays. Where nothing stands beside it is done.
     Dismiss,
@@ -138,7 +138,7 @@ pub struct Both {
     /// The one beside it, which is not started again when it ends; none where nothing was started beside it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub beside: Option<ProcessState>,
-    /// Those that were asked to finish and have not ended, by process id.
+    /// Those that were asked to finish and have not ended, by process id; without any that not even SIGKILL ends.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub draining: Vec<u32>,
 }

@@ -178,7 +178,7 @@ impl Server {
             return Some(ending());
         }
         loop {
-            // A drain takes minutes. Whoever no longer waits for it must not use up the connections.
+            // An end takes minutes. Whoever no longer waits for it must not use up the connections.
             match answer.recv_timeout(HANG_UP_CHECK) {
                 Ok(answer) => return Some(answer),
                 Err(RecvTimeoutError::Disconnected) => return Some(ending()),

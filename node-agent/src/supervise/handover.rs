@@ -70,8 +70,8 @@ impl Supervisor {
         }
     }
 
-    /// Makes the process beside the current one, and asks the old one to finish; returns when that has ended. Where
-    /// nothing stands beside, nothing happens.
+    /// Makes the process beside the current one, and asks the old one to finish. Until that has ended it is among those
+    /// that drain, see [`Supervisor::both`]. Where nothing stands beside, nothing happens.
     ///
     /// # Errors
     /// [`ReasonCode::ProcessExited`] where the new process has ended before it could take over, so that the old one

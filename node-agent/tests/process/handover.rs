@@ -133,6 +133,20 @@ impl Service {
         exchange(&self.connect(), "x")
     }
 
+    /// Lets the process beside take over, and waits until the old one has finished.
+    pub async fn hand_over(&self) {
+        self.fixture.supervisor.drain().await.unwrap();
+        self.until_draining(&[]).await;
+    }
+
+    /// Waits until just these processes drain.
+    pub async fn until_draining(&self, pids: &[u32]) {
+        until("drain", || async {
+            (self.fixture.supervisor.both().await.unwrap().draining == pids).then_some(())
+        })
+        .await;
+    }
+
     pub async fn ready(&self, pid: u32) {
         until("READY=1", || async {
             let both = self.fixture.supervisor.both().await.ok()?;
@@ -209,20 +223,13 @@ async fn the_new_process_takes_over_and_the_old_one_finishes() {
     assert_eq!(supervisor.start_beside(&service.launch()).await.unwrap().pid, new.pid, "started once");
     service.ready(new.pid).await;
     assert_eq!(supervisor.process().await.unwrap().up(), Ok(old.pid), "the old one is the current one");
-    let draining = tokio::spawn({
-        let supervisor = supervisor.clone();
-        async move { supervisor.drain().await }
-    });
-    until("the drain", || async {
-        let both = supervisor.both().await.unwrap();
-        (both.draining == [old.pid]).then_some(())
-    })
-    .await;
+    supervisor.drain().await.unwrap();
+    assert_eq!(supervisor.both().await.unwrap().draining, [old.pid]);
     assert_eq!(supervisor.process().await.unwrap().up(), Ok(new.pid));
     assert!(old.identity().is_running(), "it has not answered yet");
     std::fs::write(service.fixture.file("go"), "").unwrap();
     assert_eq!(answer(&begun), ("one".to_owned(), old.pid));
-    draining.await.unwrap().unwrap();
+    service.until_draining(&[]).await;
     assert!(!old.identity().is_running());
     assert_eq!(service.ask(), ("two".to_owned(), new.pid));
     supervisor.drain().await.unwrap();
@@ -295,7 +302,7 @@ async fn what_drains_too_long_is_killed_with_what_it_started_and_nothing_else() 
         (words[0] == new.pid).then(|| Identity::of(words[1]).unwrap())
     })
     .await;
-    supervisor.drain().await.unwrap();
+    service.hand_over().await;
     assert!(!old.identity().is_running() && !of_old.is_running());
     assert!(new.identity().is_running() && of_new.is_running());
     let record = service.fixture.record();
@@ -334,7 +341,7 @@ async fn a_killed_shim_leaves_nothing_and_the_next_one_starts_what_was_in_force(
     for drained in [false, true] {
         if drained {
             let beside = supervisor.start_beside(&service.launch()).await.unwrap();
-            supervisor.drain().await.unwrap();
+            service.hand_over().await;
             assert_eq!(supervisor.process().await.unwrap().up(), Ok(beside.pid));
         }
         let shim = service.fixture.shim();

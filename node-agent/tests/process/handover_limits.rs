@@ -9,7 +9,11 @@ use std::{
 };
 
 use rustix::process::Signal;
-use upfleet_agent::{processes::Identity, shim::protocol::SOCKET, supervise::ProcessInfo};
+use upfleet_agent::{
+    processes::Identity,
+    shim::protocol::SOCKET,
+    supervise::{ProcessInfo, ProcessStateInfo},
+};
 use upfleet_domain::reason::ReasonCode;
 
 use super::{
@@ -55,26 +59,16 @@ async fn what_a_request_has_started_is_part_of_what_may_finish() {
     let old = service.start().await;
     service.ready(old.pid).await;
     let begun = service.connect();
-    let worker = say(&begun, "work");
-    let worker = Identity::of(worker.strip_prefix("began ").unwrap().parse().unwrap()).unwrap();
+    assert!(say(&begun, "work").starts_with("began"));
     let new = stands_beside(&service, "two").await;
-    let draining = tokio::spawn({
-        let supervisor = supervisor.clone();
-        async move { supervisor.drain().await }
-    });
-    until("STOPPING=1, or the drain's end", || async {
-        let ended = !old.identity().is_running() || supervisor.both().await.unwrap().draining == [old.pid];
-        ended.then_some(())
-    })
-    .await;
-    // Whoever is signalled sees that before the next request is answered.
-    assert_eq!(service.ask(), ("two".to_owned(), new.pid));
-    assert!(worker.is_running(), "it was signalled as well");
+    supervisor.drain().await.unwrap();
+    // Nobody who is signalled does anything else after that.
     std::fs::write(service.fixture.file("go"), "").unwrap();
     let mut line = String::new();
     BufReader::new(&begun).read_line(&mut line).unwrap();
-    assert_eq!(line.trim(), format!("one {} 0", old.pid));
-    draining.await.unwrap().unwrap();
+    assert_eq!(line.trim(), format!("one {} 0", old.pid), "what it had started was signalled as well");
+    service.until_draining(&[]).await;
+    assert_eq!(service.ask(), ("two".to_owned(), new.pid));
 }
 
 #[tokio::test]
@@ -107,23 +101,18 @@ async fn an_address_that_can_t_be_had_ends_nobody() {
 }
 
 #[tokio::test]
-async fn a_drain_goes_on_without_whoever_asked_for_it() {
-    let Some(service) = Service::new("a_drain_goes_on") else { return };
+async fn while_one_drains_everything_else_can_be_asked_for() {
+    let Some(service) = Service::new("while_one_drains") else { return };
     let supervisor = &service.fixture.supervisor;
     let (old, begun) = busy(&service).await;
     let new = stands_beside(&service, "two").await;
-    // More than the shim has connections. Whoever hangs up gives his back.
-    for _ in 0..40 {
-        let mut stream = UnixStream::connect(service.fixture.shim_dir().join(SOCKET)).unwrap();
-        stream.write_all(b"{\"v\":2,\"op\":\"drain\"}\n").unwrap();
+    for _ in 0..2 {
+        supervisor.drain().await.unwrap();
+        let both = supervisor.both().await.unwrap();
+        assert_eq!((both.current.up(), both.draining), (Ok(new.pid), vec![old.pid]), "also asked again");
     }
-    let both = until("the drain", || async {
-        let both = supervisor.both().await.expect("the shim answers");
-        (both.draining == [old.pid]).then_some(both)
-    })
-    .await;
-    assert_eq!(both.current.up(), Ok(new.pid));
     supervisor.dismiss().await.unwrap();
+    assert!(new.identity().is_running(), "it does not stand beside any more");
     // The way back begins while the first one still drains.
     let third = stands_beside(&service, "three").await;
     supervisor.dismiss().await.unwrap();
@@ -131,18 +120,38 @@ async fn a_drain_goes_on_without_whoever_asked_for_it() {
     let fault = supervisor.drain().await.expect_err("what was dismissed does not take over");
     assert_eq!(fault.reason.code, ReasonCode::StopFailed);
     let fourth = stands_beside(&service, "four").await;
-    let draining = tokio::spawn({
-        let supervisor = supervisor.clone();
-        async move { supervisor.drain().await }
-    });
+    supervisor.drain().await.unwrap();
     until_gone(&new.identity()).await;
-    let collected = || async { (supervisor.both().await.unwrap().draining == [old.pid]).then_some(()) };
-    until("its end to be seen", collected).await;
-    assert!(!draining.is_finished(), "one of them still drains");
+    service.until_draining(&[old.pid]).await;
     std::fs::write(service.fixture.file("go"), "").unwrap();
-    draining.await.unwrap().unwrap();
     assert_eq!(answer(&begun), ("one".to_owned(), old.pid));
+    service.until_draining(&[]).await;
     assert_eq!(service.ask(), ("four".to_owned(), fourth.pid));
+}
+
+#[tokio::test]
+async fn whoever_hangs_up_gives_his_connection_back_and_what_he_asked_for_goes_on() {
+    let Some(mut service) = Service::new("whoever_hangs_up") else { return };
+    service.fixture.config.run.drain_timeout = NEVER;
+    service.fixture.refresh();
+    let old = service.start().await;
+    service.ready(old.pid).await;
+    let new = stands_beside(&service, "two").await;
+    std::fs::write(service.fixture.file("stubborn"), "").unwrap();
+    // More than the shim has connections.
+    for _ in 0..40 {
+        let mut stream = UnixStream::connect(service.fixture.shim_dir().join(SOCKET)).unwrap();
+        // A shim that is full hangs up before it hears anything.
+        let _ = stream.write_all(b"{\"v\":2,\"op\":\"dismiss\"}\n");
+    }
+    let supervisor = &service.fixture.supervisor;
+    let state = until("the dismissal", || async {
+        let beside = supervisor.both().await.expect("the shim answers").beside?;
+        beside.up().is_err().then_some(beside)
+    })
+    .await;
+    assert!(matches!(state, ProcessStateInfo::Stopping(info) if info.pid == new.pid));
+    assert_eq!(supervisor.process().await.unwrap().up(), Ok(old.pid));
 }
 
 #[tokio::test]
@@ -154,16 +163,12 @@ async fn a_stop_ends_what_drains_as_well() {
     let (old, _begun) = busy(&service).await;
     let new = stands_beside(&service, "two").await;
     let supervisor = &service.fixture.supervisor;
-    let draining = tokio::spawn({
-        let supervisor = supervisor.clone();
-        async move { supervisor.drain().await }
-    });
-    until("the drain", || async { (supervisor.both().await.unwrap().draining == [old.pid]).then_some(()) })
-        .await;
+    supervisor.drain().await.unwrap();
+    assert_eq!(supervisor.both().await.unwrap().draining, [old.pid]);
     supervisor.stop().await.unwrap();
     until_gone(&old.identity()).await;
     assert!(!new.identity().is_running());
-    draining.await.unwrap().unwrap();
+    service.until_draining(&[]).await;
 }
 
 #[tokio::test]
