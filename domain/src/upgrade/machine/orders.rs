@@ -5,6 +5,7 @@ use crate::{
     id::ComponentId,
     order::{DesiredState, HoldOrder},
     reason::{Reason, ReasonCode},
+    release::Kind,
     time::Time,
     upgrade::{
         Outcome, Phase,
@@ -86,18 +87,22 @@ impl Machine {
 
     /// A further order for the same upgrade: it may go on, or has to wait elsewhere.
     fn go_on(&mut self, desired: &DesiredState, now: Time) {
-        let steer = |order: &mut Accepted| {
+        // The guard of a new agent counts with the soak time that it was set for.
+        let guarded = self.policy.kind == Kind::Agent && !self.untouched();
+        let steer = |order: &mut Accepted, guarded: bool| {
             order.generation = desired.generation;
             order.hold_before = desired.hold_before;
             order.not_after = desired.not_after;
-            order.soak = desired.soak;
+            if !guarded {
+                order.soak = desired.soak;
+            }
         };
         if let Some(waiting) = self.record.next.as_mut().filter(|order| order.upgrade == desired.upgrade) {
-            steer(waiting);
+            steer(waiting, false);
             return;
         }
         let Some(passage) = &mut self.record.passage else { return };
-        steer(&mut passage.order);
+        steer(&mut passage.order, guarded);
         let held = passage.held;
         if let Some(phase) = held.filter(|_| held != desired.hold_before && passage.end.is_none()) {
             passage.held = None;

@@ -51,6 +51,24 @@ fn it_is_tried_out_and_guarded_before_the_switch_and_goes_on_as_the_new_one() {
     assert_eq!(node.process.digest(), Some(digest(2)));
 }
 
+/// A soak time that the guard was not set for would have it put away an agent that is well.
+#[test]
+fn no_order_lengthens_the_soak_time_that_the_guard_counts_with() {
+    for (step, guarded) in [("stage", false), ("start", true)] {
+        let mut node = node();
+        node.send(order(2, "u2", 2));
+        node.run_to(step);
+        let mut later = install(3, "u2", 2);
+        later.desired.soak = Some(std::time::Duration::from_secs(3600));
+        if let Some(Ok(offered)) = &mut later.release {
+            offered.kind = Kind::Agent;
+        }
+        node.send(Event::Order(Box::new(later)));
+        let soak = node.machine.record().passage.as_ref().unwrap().order.soak;
+        assert_eq!(soak.is_none(), guarded, "{step}");
+    }
+}
+
 #[test]
 fn what_fails_before_the_switch_leaves_it_as_it_is() {
     for (step, code) in
